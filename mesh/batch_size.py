@@ -1,5 +1,5 @@
-"""How many rows one unit of work takes. A unit has a fixed time; how many rows fit into it depends
-on the database and on the hour.
+"""Adapts the number of rows of a unit of work. A unit has a fixed time limit; how many rows fit
+into it depends on the database and its load.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ log = get_logger()
 
 
 class BatchSize:
-    """Half as many rows after a unit that did not fit, down to one; twice as many after one that
-    did, up to `most`. Without it a worker whose batch is too large for a slow database rolls the
-    same batch back for ever."""
+    """Halves the number of rows after a unit that timed out, down to one, and doubles it after a
+    success, up to `most`. Without it a worker with too large a batch for a slow database would roll
+    back the same batch for ever.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.rows = most
 
     async def run(self, work: Callable[[int], Awaitable[T]]) -> T:
-        """One unit of work, told how many rows it may take.
+        """Runs one unit of work with the number of rows it may take.
 
         Raises:
             Whatever `work` raises.

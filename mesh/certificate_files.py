@@ -1,5 +1,5 @@
-"""Certificates on disk: that a certificate and a key belong together, until when they are good, and
-that they are read again when they change.
+"""Loads certificates from disk: checks that certificate and key match, exports the expiry, and
+reloads changed files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prometheus_client import Gauge
 from mesh.files import Reloaded
 from mesh.settings import MeshSettings
 
-WARN_BEFORE = timedelta(days=30)  # a month to replace a certificate before the mesh stops
+WARN_BEFORE = timedelta(days=30)  # a month to replace a certificate before calls fail
 
 _EXPIRES = Gauge(
     "paymesh_certificate_expires_timestamp_seconds",
@@ -34,8 +34,8 @@ _EXPIRES = Gauge(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateSet:
-    """A certificate with its key, and the authorities that are believed. `roots` may hold several,
-    while one replaces another.
+    """A certificate with its key, and the trusted authorities. `roots` may hold several during a
+    rotation.
     """
 
     cert: bytes
@@ -45,7 +45,7 @@ class CertificateSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificatePaths:
-    """Where they are."""
+    """The paths of certificate, key and authorities."""
 
     cert: Path
     key: Path
@@ -53,20 +53,20 @@ class CertificatePaths:
 
     @classmethod
     def of(cls, settings: MeshSettings) -> CertificatePaths | None:
-        """Those of the settings; None without TLS."""
+        """The paths in the settings; None without TLS."""
         if settings.tls_cert_file is None or settings.tls_key_file is None:
             return None
         return cls(cert=settings.tls_cert_file, key=settings.tls_key_file, ca=settings.tls_ca_file)
 
     def files(self) -> tuple[Path, ...]:
-        """All of them."""
+        """All paths."""
         return tuple(file for file in (self.cert, self.key, self.ca) if file is not None)
 
     def read(self) -> CertificateSet:
-        """Reads all of them, and shows in the metrics when they expire.
+        """Reads all files and exports their expiry as metrics.
 
         Raises:
-            ValueError: no certificate, or the key belongs to another one: a rotation is half done.
+            ValueError: no certificate, or the key does not match it: a rotation is half done.
             OSError: a file cannot be read.
         """
         cert, key = self.cert.read_bytes(), self.key.read_bytes()
@@ -85,14 +85,14 @@ class CertificatePaths:
 
 
 def https_context(context: ssl.SSLContext, paths: CertificatePaths) -> Reloaded[ssl.SSLContext]:
-    """A server's context that shows the certificate as it is now: new handshakes get the new one.
+    """A server's TLS context that uses the current certificate: new handshakes get the new one.
 
     Raises:
-        ValueError, OSError: it cannot be used.
+        ValueError, OSError: the certificate cannot be used.
     """
 
     def read() -> ssl.SSLContext:
-        paths.read()  # a pair that does not fit would leave the context without any
+        paths.read()  # a mismatched pair would leave the context without a certificate
         context.load_cert_chain(paths.cert, paths.key)
         return context
 
@@ -114,7 +114,7 @@ def expires_at(file: Path) -> datetime:
     """When the first certificate of a PEM file expires.
 
     Raises:
-        ValueError: it holds none. OSError: it cannot be read.
+        ValueError: the file has no certificate. OSError: it cannot be read.
     """
     return min(
         certificate.not_valid_after_utc for certificate in _certificates(file, file.read_bytes())
@@ -122,8 +122,8 @@ def expires_at(file: Path) -> datetime:
 
 
 def problems_of_certificates(files: Iterable[Path], *, now: datetime) -> list[str]:
-    """What is wrong with certificate files, one sentence each: unreadable, expired, not yet valid,
-    or less than a month to go.
+    """Problems of certificate files, one sentence each: unreadable, expired, not yet valid, or
+    expiring within a month.
     """
     problems = []
     for file in files:

@@ -1,4 +1,4 @@
-"""The database's clock: one that all replicas of a service share."""
+"""Reads the database's clock, which all replicas of a service share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATABASE: Final = "the database"
 
 
 async def database_now(tx: AsyncConnection) -> datetime | None:
-    """The database's clock; None for a database without one of its own."""
+    """The time of the database's clock; None for a database without its own clock."""
     if tx.dialect.name == "sqlite":
         return None
     moment = (await tx.execute(text("SELECT UTC_TIMESTAMP(3)"))).scalar_one()

@@ -1,5 +1,6 @@
-"""Services of one's own that call the mesh. The contract names the callers of each method; an
-operator lets others in by a setting, without a change of the protos."""
+"""Admits the operator's own services as callers. The contract names the callers of each method; a
+setting adds others without a change of the protos.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ def admit(
     Args:
         extra: name of a caller -> methods, e.g. {"billing":
             ["paymesh.payment.v1.PaymentService/GetPaymentByOrderId"]}. Methods of services that are
-            not served here are left to whoever serves them, so one setting does for all.
+            not served here are ignored, so one setting works for all processes.
 
     Raises:
-        PolicyInvalid: a name that no caller can have, or a method that does not exist or that the
-            contract opens to no service.
+        PolicyInvalid: an invalid caller name, or a method that does not exist or that the contract
+            allows to no service.
     """
     served = {policy.service for policy in policies.values()}
     admitted = dict(policies)

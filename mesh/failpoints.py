@@ -1,9 +1,9 @@
-"""Named points where a test makes a process die or fail, to prove that the work that a crash leaves
-is finished. A point is the line `failpoint("name")` at its place; there is no other list.
+"""Defines named points where a test makes a process die or fail, to prove that work left by a crash
+is completed. A point is the line `failpoint("name")` in the code; there is no other list.
 
 Armed by the setting `failpoints`, e.g. `payment.charge.after_tx1=kill` or
-`payment.charge.before_tx2=kill:2;outbox.relay.after_send=raise` (the number is the hit at which it
-strikes). Refused unless environment is `test`; without it a point costs one dictionary look-up.
+`payment.charge.before_tx2=kill:2;outbox.relay.after_send=raise` (the number is the hit that
+triggers it). Refused unless environment is `test`; an unarmed point costs one dictionary look-up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _POINT = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+", re.ASCII)
 
 
 class FailpointRaised(Exception):
-    """An armed point struck with `raise`."""
+    """An armed point was triggered with the action `raise`."""
 
 
 def _kill() -> None:
@@ -40,7 +40,7 @@ def arm(specification: str, *, environment: str) -> None:
     """Arms points for this process; "" disarms all.
 
     Raises:
-        ValueError: not of this form, an unknown action, or an environment other than "test".
+        ValueError: malformed, an unknown action, or an environment other than "test".
     """
     _armed.clear()
     for part in filter(None, (part.strip() for part in specification.split(";"))):
@@ -54,7 +54,7 @@ def arm(specification: str, *, environment: str) -> None:
 
 
 def failpoint(point: str) -> None:
-    """Strikes when this point is armed and this is the hit it waits for."""
+    """Triggers when this point is armed and this is the configured hit."""
     if point not in _armed:
         return
     action, remaining = _armed[point]

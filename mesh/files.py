@@ -1,9 +1,8 @@
-"""Files that are replaced while a process runs: keys, certificates, lists. They are written whole
-or not at all, and read again when they change.
+"""Writes files atomically and reloads files (keys, certificates, lists) that are replaced while a
+process runs.
 
-Whether a file changed is found out by one `stat`, on the way of a call, at most once a second. What
-cannot be read keeps the value that was there: a rotation that is half done must not stop a process
-that works.
+A change is detected by one `stat` during a call, at most once a second. When a file cannot be read
+the old value is kept: a half-done rotation must not stop a working process.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ log = get_logger()
 
 
 def write_draft(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> Path:
-    """A complete file beside `path`, on the disk already; the caller moves or links it there.
+    """Writes a complete file beside `path` and syncs it to disk; the caller moves or links it
+    there.
 
     Raises:
-        OSError: it could not be written; nothing is left of it.
+        OSError: it could not be written; no partial file remains.
     """
     # mkstemp: two processes that write at once must not write into one file
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -48,7 +48,7 @@ def write_draft(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> Path
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
-    """Replaces a file in one step: whoever reads it finds the old content or the new, whole.
+    """Replaces a file in one step: readers see the whole old content or the whole new content.
 
     Raises:
         OSError: it could not be written; the old one is still there.
@@ -57,7 +57,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> Non
 
 
 def signature_of(files: Iterable[Path]) -> Signature:
-    """What differs when one of these files was replaced, written or removed."""
+    """A value that changes when one of these files is replaced, written or removed."""
     found: list[tuple[str, int, int, int, int] | tuple[str]] = []
     for file in files:
         try:
@@ -72,8 +72,8 @@ def signature_of(files: Iterable[Path]) -> Signature:
 
 
 class Reloaded(Generic[Value]):
-    """What files hold. `version` counts how often it was read, for whoever keeps something that
-    follows from it.
+    """A value read from files. `version` counts the reads, for code that caches something derived
+    from the value.
     """
 
     __slots__ = (
@@ -99,14 +99,14 @@ class Reloaded(Generic[Value]):
     ) -> None:
         """
         Args:
-            name: what it is, for the log.
+            name: name of the value, for the log.
             read: reads the files; raises OSError or ValueError.
-            files: which files they are; asked at each look, because a directory may get new ones.
-            look_seconds: how seldom they are looked at; None: LOOK_SECONDS.
+            files: lists the files; called at each check, because a directory may get new ones.
+            look_seconds: shortest time between checks; None: LOOK_SECONDS.
             now: monotonic seconds.
 
         Raises:
-            OSError, ValueError: what `read` raises. There is no earlier value to keep.
+            OSError, ValueError: raised by `read`. There is no earlier value to keep.
         """
         self._name = name
         self._read = read
@@ -114,7 +114,7 @@ class Reloaded(Generic[Value]):
         self._now = now
         self._look_seconds = look_seconds
         self._look_at = now() + self._pause()
-        # before reading: what changes meanwhile is read again
+        # before reading, so that a change meanwhile is read again
         self._signature = signature_of(files())
         self.value = read()
         self.version = 1
@@ -144,5 +144,5 @@ class Reloaded(Generic[Value]):
 
 
 def fixed(value: Value) -> Reloaded[Value]:
-    """A value that comes from no file."""
+    """A constant value that is not read from a file."""
     return Reloaded("", lambda: value, tuple)

@@ -1,8 +1,9 @@
-"""Idempotency keys: the first call with a key does the work, every later one gets its answer.
+"""Implements idempotency keys: the first call with a key does the work, every later one gets its
+answer.
 
 An idempotency record is claimed in the transaction that writes the business row and bound to that
-row; it is RUNNING until the row has a final answer, and DONE with that answer for ever after
-(docs/protocols.md 2). Two first calls at once collide on the key `pk_receipt`: the loser's
+row. It is RUNNING until the row has a final answer, and DONE with that answer from then on
+(docs/protocols.md 2). Two concurrent first calls collide on the key `pk_receipt`: the loser's
 transaction runs again and finds the winner's idempotency record.
 """
 
@@ -33,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.db import Identifier, UtcMillis, metadata_with_names
 from mesh.errors import IdempotencyKeyReused, RequestCanceled
 
-# longer than any client's retries, shorter than any dispute; business uniqueness holds for ever
+# longer than any client's retries, shorter than any dispute; business uniqueness has no time limit
 MONEY_RETENTION = timedelta(days=7)
 OTHER_RETENTION = timedelta(hours=24)
 PURGE_BATCH = 500
@@ -75,8 +76,8 @@ _DELETE = delete(RECEIPT).where(_IS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """Who used which key on which method. `caller` is `Caller.key`: two people with one key never
-    meet, one person with two roles is one.
+    """A key with its caller and method. `caller` is `Caller.key`: equal keys of two people never
+    collide, and one person with two roles is one caller.
     """
 
     merchant_id: str
@@ -86,7 +87,9 @@ class IdempotencyKey:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all of it; hex. What a row remembers of the call that made it."""
+        """SHA-256 over all fields, in hex. A row stores it to identify the call that created the
+        row.
+        """
         return hashlib.sha256(
             f"{self.merchant_id}\n{self.caller}\n{self.method}\n{self.key}".encode()
         ).hexdigest()
@@ -105,12 +108,12 @@ class IdempotencyRecord:
 async def find(
     tx: AsyncConnection, key: IdempotencyKey, *, fingerprint: Mapping[str, str]
 ) -> IdempotencyRecord | None:
-    """The idempotency record of an earlier call, or None when this is the first. An idempotency
-    record counts until it is purged.
+    """The idempotency record of an earlier call, or None when this is the first. It is valid until
+    it is purged.
 
     Raises:
         IdempotencyKeyReused: the key was used with another request; names the differing fields.
-        RequestCanceled: the call was taken back before it came.
+        RequestCanceled: the call was cancelled before it arrived.
     """
     row = (await tx.execute(_FIND, asdict(key))).first()
     if row is None:
@@ -165,8 +168,8 @@ async def claim(
 async def find_or_tombstone(
     tx: AsyncConnection, key: IdempotencyKey, *, now: datetime
 ) -> str | None:
-    """The resource of an earlier call with this key; None when there was none, and then there never
-    will be: a tombstone refuses the call.
+    """The resource of an earlier call with this key, or None. Without an earlier call it writes a
+    tombstone, which refuses every later call.
     """
     row = (await tx.execute(_FIND, asdict(key))).first()
     if row is not None:
@@ -197,8 +200,8 @@ async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
 
 
 async def purge(tx: AsyncConnection, *, now: datetime) -> int:
-    """Deletes up to PURGE_BATCH idempotency records whose time is over; returns how many. RUNNING
-    ones stay: their row has no final answer yet.
+    """Deletes up to PURGE_BATCH expired idempotency records; returns how many. RUNNING ones stay:
+    their row has no final answer yet.
     """
     over = (
         await tx.execute(

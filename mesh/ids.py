@@ -1,5 +1,5 @@
-"""Identifiers as a constructor argument: a prefix that names the kind and a ULID, at most 32
-characters, sortable by time of creation.
+"""Makes identifiers: a prefix for the kind and a ULID, at most 32 characters, sortable by creation
+time. The source of identifiers is a constructor argument.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 _BYTE_TO_DIGIT: Final = (_ALPHABET * 8).encode()
 _DIGITS_OF_TIME = 10
 _DIGITS_OF_CHANCE = 16  # 80 bits
-# made of one call of the system, which costs more than the rest
+# made by one system call, which costs more than the rest
 _POOL_IDS = 256
 
 

@@ -1,6 +1,7 @@
-"""The public keys of an identity provider. A JWKS may hold keys that are not for us (encryption,
-other algorithms, types of the future): they are skipped, as RFC 7517 (5) asks for, and named in one
-log line."""
+"""Reads the public keys of an identity provider. A JWKS may hold keys that cannot be used here
+(encryption, other algorithms, future types). They are skipped, as RFC 7517 (5) asks for, and named
+in one log line.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +27,12 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key and the one algorithm that it is for.
+    """A key and its one algorithm.
 
     Attributes:
         material: key object of `cryptography`, or bytes for HS256.
-        previous: keys that are still believed while tokens of theirs live: shared secrets have no
-            `kid` by which to tell them apart.
+        previous: keys that are still accepted until their tokens expire; shared secrets have no
+            `kid` to tell them apart.
     """
 
     algorithm: str
@@ -57,7 +58,7 @@ _ALGORITHMS = {("RSA", ""): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"
 
 
 class _Unusable(ValueError):
-    """A key that we do not take. The text says why."""
+    """A key that cannot be used. The text says why."""
 
 
 def secret_key(secret: bytes, *previous: bytes) -> Key:
@@ -106,8 +107,8 @@ def _read(jwk: _Jwk, text: str) -> Key:
     """The key of a JWK.
 
     Raises:
-        ValueError: a private key; nobody publishes one on purpose. _Unusable: any other key that is
-            not for us.
+        ValueError: a private key, which is never published on purpose. _Unusable: any other key
+            that cannot be used.
     """
     if jwk.d is not None:
         raise ValueError(f"JWKS: key {jwk.kid!r} is a private key")

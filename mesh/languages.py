@@ -1,4 +1,4 @@
-"""The languages that buyers are spoken to in, and which one a caller prefers (RFC 9110, 12.5.4)."""
+"""Lists the languages of texts for buyers and finds the one a caller prefers (RFC 9110, 12.5.4)."""
 
 from __future__ import annotations
 
@@ -7,35 +7,39 @@ from typing import Final, NamedTuple
 
 ACCEPT_LANGUAGE: Final = "accept-language"  # HTTP header and gRPC metadata
 
-_HEADER_MAX: Final = 256  # characters that are looked at
-_RANGES_MAX: Final = 16  # languages that are looked at
+_HEADER_MAX: Final = 256  # characters that are read
+_RANGES_MAX: Final = 16  # languages that are read
 
 
 class Language(StrEnum):
-    """What a text may be written in; values are BCP 47 tags."""
+    """The language of a text; values are BCP 47 tags."""
 
     EN = "en"
     ZH = "zh"
 
 
 class Bilingual(NamedTuple):
-    """One text in each language. `promised_in_chinese`: a source document promises the Chinese one,
-    so it is spoken unless the caller prefers English."""
+    """One text in each language. `promised_in_chinese`: a source document promises the Chinese
+    text, so it is used unless the caller prefers English.
+    """
 
     en: str
     zh: str
     promised_in_chinese: bool = False
 
     def text(self, language: Language | None) -> str:
-        """The text for a caller who prefers `language`; None when the caller does not say."""
+        """The text for a caller who prefers `language`; None when the caller states no
+        preference.
+        """
         if language is None:
             return self.zh if self.promised_in_chinese else self.en
         return self.zh if language is Language.ZH else self.en
 
 
 def preferred(header: str) -> Language | None:
-    """The language of ours that an Accept-Language header likes best; the first one of equals. None
-    when it names neither, also when it is `*` or cannot be read."""
+    """The supported language with the highest weight in an Accept-Language header; the first one of
+    equals. None when it names neither, is `*` or cannot be parsed.
+    """
     best: Language | None = None
     best_weight = 0.0
     for part in header[:_HEADER_MAX].split(",", _RANGES_MAX)[:_RANGES_MAX]:

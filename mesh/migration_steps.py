@@ -1,5 +1,5 @@
-"""Steps that the histories of all services take with the tables of the mesh. A step that has been
-released is never changed.
+"""Defines migration steps for the tables of the mesh, shared by the histories of all services. A
+released step is never changed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _ROLES = ("user", "merchant", "admin")
 
 
 def upgrade_to_second_version() -> None:
-    """Receipts belong to people instead of roles, payloads of the outbox may be longer than 64 KiB,
-    and lists and purges have their indexes.
+    """Moves receipts from roles to people, allows outbox payloads above 64 KiB, and adds the
+    indexes for lists and purges.
     """
     with op.batch_alter_table("receipt") as receipt:
         receipt.alter_column(
@@ -30,7 +30,7 @@ def upgrade_to_second_version() -> None:
         )
         receipt.create_check_constraint(op.f("ck_receipt_state"), "state IN ('RUNNING', 'DONE')")
     _name_people()
-    if not _is_sqlite():  # there TEXT has no bound
+    if not _is_sqlite():  # TEXT has no limit there
         op.alter_column(
             "outbox",
             "payload",
@@ -43,8 +43,8 @@ def upgrade_to_second_version() -> None:
 
 
 def downgrade_to_first_version() -> None:
-    """Takes it back. Receipts keep the names that they have now: which role a caller had is not
-    known any more.
+    """Reverts the step. Receipts keep their present names, because the caller's role is no longer
+    known.
     """
     op.drop_index("ix_inbox_handled_at", "inbox")
     op.drop_index("ix_outbox_state", "outbox")
@@ -64,8 +64,8 @@ def downgrade_to_first_version() -> None:
 
 
 def chain_logs(*logs: str) -> None:
-    """Makes the heads of chains, and room for the places in them. The columns are added at once,
-    without a copy of the table.
+    """Adds the table of chain heads and the chain columns of the logs. The columns are added
+    instantly, without a copy of the table.
     """
     op.create_table(
         "log_chain",
@@ -84,7 +84,7 @@ def chain_logs(*logs: str) -> None:
 
 
 def unchain_logs(*logs: str) -> None:
-    """Takes it back."""
+    """Reverts the step."""
     for log in logs:
         with op.batch_alter_table(log) as table:
             table.drop_column("chain_hash")
@@ -93,8 +93,8 @@ def unchain_logs(*logs: str) -> None:
 
 
 def _name_people() -> None:
-    """`role:subject` becomes `tenant/subject`. Where one person used one key in two roles, the
-    receipt of the narrower role is kept in use.
+    """Renames `role:subject` to `tenant/subject`. Where one person used one key in two roles, the
+    receipt of the narrower role stays in use.
     """
     ignore, name = (
         ("OR IGNORE", "merchant_id || '/' || SUBSTR(caller, {start})")

@@ -1,12 +1,11 @@
-"""Database schemas, one Alembic history per service in `<service>/migrations`.
+"""Migrates database schemas, with one Alembic history per service in `<service>/migrations`.
 
-Kept true: one process at a time changes a schema, and a service starts only on a schema that its
-code can run on. That is the one it was written for, or a newer one whose migrations say that this
-code runs on it. A migration says so by `code_before_runs = True` beside its `revision`; then
-replicas of the version before may run, and start again, until all of them are replaced. It promises
-that this code neither fails nor leaves out anything that the new schema needs for correctness.
-`upgrade` writes these promises into the table `schema_runs_code`, because old code cannot read new
-files.
+Invariants: one process at a time changes a schema, and a service starts only on a schema that its
+code can run on. That is the schema it was written for, or a newer one whose migrations declare this
+code compatible. A migration declares that by `code_before_runs = True` beside its `revision`; then
+replicas of the previous version may run, and restart, until all of them are replaced. It promises
+that this code neither fails nor omits anything that the new schema needs for correctness. `upgrade`
+writes these promises into the table `schema_runs_code`, because old code cannot read new files.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from mesh.db import open_engine
 from mesh.errors import Unavailable
 from mesh.files import PRIVATE_FILE
 
-LOCK_SECONDS_MAX = 600.0  # another `paymesh migrate` on the same database is waited for this long
+LOCK_SECONDS_MAX = 600.0  # longest wait for another `paymesh migrate` on the same database
 _RUNS_CODE = Table(
     "schema_runs_code",
     MetaData(),
@@ -49,15 +48,15 @@ class MigrationBusy(Unavailable):
 
 
 def upgrade(service: str, database_url: str, *, lock_seconds: float = LOCK_SECONDS_MAX) -> None:
-    """Brings the database of a service to the newest schema; creates it on an empty one. Not for
-    use inside an event loop.
+    """Upgrades the database of a service to the newest schema; creates it on an empty one. Must not
+    be called inside an event loop.
 
     On SQLite all steps are one transaction. On MySQL each statement of a step commits by itself;
-    docs/operations.md says what to do after one that stopped half-way.
+    docs/operations.md says what to do after a step that stopped half-way.
 
     Raises:
         MigrationBusy: another process migrates the database for longer than `lock_seconds`.
-        SQLAlchemyError: what the database refuses.
+        SQLAlchemyError: the database refused a statement.
     """
     asyncio.run(_upgrade(service, database_url, lock_seconds))
 
@@ -78,7 +77,7 @@ async def _upgrade(service: str, database_url: str, lock_seconds: float) -> None
 
 
 def _make_private(path: str | None) -> None:
-    """A database file that only its owner can read. SQLite gives its -wal and -shm the same
+    """Creates a database file that only its owner can read. SQLite gives its -wal and -shm the same
     mode.
     """
     if not path or path == ":memory:":
@@ -90,7 +89,7 @@ def _make_private(path: str | None) -> None:
 
 async def _upgrade_sqlite(service: str, connection: Any, lock_seconds: float) -> None:
     try:
-        # The lock, and all or nothing: the driver begins no transaction before CREATE TABLE.
+        # For the lock and for atomicity: the driver begins no transaction before CREATE TABLE.
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
     except DBAPIError as error:
         if "locked" not in str(error.orig):
@@ -117,8 +116,8 @@ async def _upgrade_mysql(service: str, connection: Any, lock_seconds: float) -> 
 
 
 def lock_name(database: str) -> str:
-    """The lock of who migrates a MySQL database. Such names are those of the whole server and have
-    at most 64 characters.
+    """The name of the migration lock of a MySQL database. Such names are global to the server and
+    have at most 64 characters.
     """
     return "paymesh_migrate_" + hashlib.sha256(database.encode()).hexdigest()[:32]
 
@@ -130,7 +129,7 @@ def _run(service: str, connection: Connection) -> None:
 
 
 def _write_promises(scripts: ScriptDirectory, connection: Connection) -> None:
-    """Writes which older code runs on the newest schema."""
+    """Writes the revisions of older code that runs on the newest schema."""
     _RUNS_CODE.create(connection, checkfirst=True)
     connection.execute(_RUNS_CODE.delete())
     head = scripts.get_current_head()
@@ -152,8 +151,8 @@ def _older_code(scripts: ScriptDirectory) -> Iterator[str]:
 
 
 async def check_current(service: str, engine: AsyncEngine) -> None:
-    """Raises Unavailable when the database is away, or with the command to run when this code
-    cannot run on its schema.
+    """Raises Unavailable when the database cannot be reached, or when this code cannot run on its
+    schema (with the command to run).
     """
     expected = ScriptDirectory.from_config(_config(service, None)).get_current_head()
     try:
@@ -184,8 +183,8 @@ async def _promises(connection: Any, *, schema: str, code: str) -> bool:
 
 
 def run_migrations(metadata: MetaData) -> None:
-    """What every `migrations/env.py` calls: runs the wanted steps on the connection that `upgrade`
-    opened.
+    """Runs the requested steps on the connection that `upgrade` opened. Called by every
+    `migrations/env.py`.
     """
     connection: Connection = context.config.attributes["connection"]
     # SQLite cannot change a table in place; Alembic then copies it.

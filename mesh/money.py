@@ -1,5 +1,5 @@
-"""Money: integers of minor units inside, exact decimal strings in major units at every boundary.
-The only place that converts.
+"""Defines `Money`, integers of minor units, and `RequestedAmount`, an amount as a request spells
+it. Boundaries use exact decimal strings in major units; only this module converts.
 
 Digits per currency are those of ISO 4217. A number is refused by a pattern before any Decimal or
 int is built from it: `int(Decimal("1e3000000"))` keeps a CPU busy for minutes.
@@ -180,7 +180,7 @@ _EXPONENTS: dict[str, int] = {
 }
 CURRENCIES = tuple(sorted(_EXPONENTS))
 DEFAULT_CURRENCY = "CNY"
-# of the amount as it is written out: keeps every sum of a day far below 2**63 minor units
+# of a written amount: keeps every sum of a day far below 2**63 minor units
 DIGITS_MAX = 15
 
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
@@ -190,7 +190,7 @@ def currency_exponent(currency: str, *, field: str = "currency") -> int:
     """Digits after the point of a currency.
 
     Raises:
-        InvalidArgument: the currency is not one we know; names `field`.
+        InvalidArgument: the currency is unknown; names `field`.
     """
     try:
         return _EXPONENTS[currency]
@@ -201,10 +201,11 @@ def currency_exponent(currency: str, *, field: str = "currency") -> int:
 
 
 def stored_currency(currency: str) -> str:
-    """A currency as a row has it. No code of ours writes another one, so it is no request's fault.
+    """Checks the currency of a stored row. Our code writes only known ones, so a violation is not
+    the fault of a request.
 
     Raises:
-        ValueError: it is not one we know.
+        ValueError: the currency is unknown.
     """
     if currency not in _EXPONENTS:
         raise ValueError(f"a row has the unknown currency {currency!r}")
@@ -223,7 +224,7 @@ class Money:
 
     @classmethod
     def zero(cls, currency: str) -> Money:
-        """Nothing, in a currency."""
+        """The zero amount in a currency."""
         return cls(0, currency)
 
     @classmethod
@@ -281,7 +282,7 @@ class Money:
         return self.minor < self._same_currency(other)
 
     def __str__(self) -> str:
-        if self.currency not in _EXPONENTS:  # for people, who look at what is wrong
+        if self.currency not in _EXPONENTS:  # str() must work for debugging
             return f"{self.minor} in minor units of {self.currency}"
         return f"{self.format()} {self.currency}"
 
@@ -293,10 +294,11 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class RequestedAmount:
-    """An amount as a request spells it. A request may leave out the currency, or the whole amount,
-    and mean those of an order, a payment or a product: only there does the text become money.
+    """An amount as a request spells it. A request may omit the currency, or the whole amount, and
+    then means those of an order, a payment or a product. The text becomes money only when that is
+    known.
 
-    A servicer makes it once; use cases and domain never parse a text of a request themselves.
+    The servicer makes it once; use cases and domain never parse a request's text themselves.
 
     Attributes:
         text: decimal string in major units; "" when the request names no amount.
@@ -319,14 +321,14 @@ class RequestedAmount:
         """This amount.
 
         Raises:
-            InvalidArgument: it is zero; names `field`. No amount is not zero.
+            InvalidArgument: it is zero; names `field`. A missing amount is not zero.
         """
         if self.text and self.canonical == "0":
             raise InvalidArgument.of(field, "must be greater than zero")
         return self
 
     def matches(self, money: Money, *, field: str = "amount", allow_zero: bool = False) -> bool:
-        """True when the text is this much, read in the currency of `money`, or is empty.
+        """True when the text, read in the currency of `money`, equals `money`, or is empty.
 
         Raises:
             InvalidArgument: the text is no amount of that currency; names `field`.

@@ -1,5 +1,5 @@
-"""What must leave this service after a commit: rows written in the transaction of the change. A
-relay (`relay`) delivers them until they are answered.
+"""Stores messages to other services as rows, written in the transaction of the change. A relay
+(`relay`) sends each one until it is acknowledged.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _INSERT = insert(OUTBOX)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One row on its way. `payload` is JSON."""
+    """A message to deliver. `payload` is JSON."""
 
     event_id: str
     destination: str
@@ -75,7 +75,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageRow:
-    """One row as an operator sees it, without its payload."""
+    """A message as shown to an operator, without its payload."""
 
     event_id: str
     destination: str
@@ -88,7 +88,7 @@ class MessageRow:
 
 
 async def put(tx: AsyncConnection, *messages: Message) -> None:
-    """Writes messages in the transaction of the change that they tell of."""
+    """Writes messages in the transaction of the change that they report."""
     await tx.execute(
         _INSERT,
         [
@@ -116,7 +116,7 @@ async def list_messages(
     """Messages in some states, oldest first."""
     row = OUTBOX.c
     found: list[Row[Any]] = []
-    for state in states:  # each in the order of its index: several at once would be sorted whole
+    for state in states:  # one by one in index order: a joint query would sort all rows
         found += (
             await tx.execute(select(OUTBOX).where(row.state == state).order_by(row.id).limit(limit))
         ).all()
@@ -137,7 +137,7 @@ async def list_messages(
 
 
 async def replay(tx: AsyncConnection, *, event_id: str, now: datetime) -> bool:
-    """Makes a message due now, whatever became of it before; False when there is none (any more).
+    """Makes a message due now, in whatever state it is; False when it does not exist (any more).
     Receivers are idempotent by its id.
     """
     done = await tx.execute(
@@ -150,10 +150,9 @@ async def replay(tx: AsyncConnection, *, event_id: str, now: datetime) -> bool:
 
 async def purge(tx: AsyncConnection, *, before: datetime) -> int:
     """Deletes up to PURGE_BATCH delivered messages that were written before a moment; returns how
-    many. What is not delivered stays.
+    many. Undelivered messages stay.
     """
-    # By id, as the index has them: a condition on the time would read every message that is not old
-    # enough.
+    # By id, in index order: a condition on the time would read every message that is too new.
     oldest = (
         select(OUTBOX.c.id, OUTBOX.c.created_at)
         .where(OUTBOX.c.state == "DONE")

@@ -1,5 +1,7 @@
-"""Page tokens: where a list goes on, signed, and good only for the list and filter that they were
-made for. A token is not a secret; it is not to be forged, because its key goes into a query."""
+"""Makes and verifies page tokens: signed positions in a list, valid only for the list and filter
+they were made for. A token is not secret, but must not be forged, because its key goes into a
+query.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,7 @@ class PageTokens:
         Args:
             list_name: the method, e.g. "ListOrders".
             filter: everything that selects the rows: tenant, user, state; not page_size.
-            key: values of the ORDER BY columns of the last row of the page before.
+            key: values of the ORDER BY columns of the last row of the previous page.
         """
         return str(self._serializer.dumps([_digest(list_name, filter), *key]))
 
@@ -101,8 +103,8 @@ class PageTokens:
         """The key after which the page starts; None for an empty token, the first page.
 
         Raises:
-            PageTokenInvalid: not made by us, for another list or filter, or with a key of other
-                types.
+            PageTokenInvalid: wrong signature, made for another list or filter, or with a key of
+                other types.
         """
         if not token:
             return None
@@ -123,7 +125,7 @@ class PageTokens:
 
 
 def page_size(requested: int) -> int:
-    """Rows of a page: 20 when nothing was asked, at most 100."""
+    """Rows of a page: 20 by default, at most 100."""
     return min(requested, PAGE_SIZE_MAX) if requested > 0 else PAGE_SIZE_DEFAULT
 
 

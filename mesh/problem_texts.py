@@ -14,8 +14,8 @@ from mesh.languages import Language
 
 WRONG_FORM: Final = "is not in the right form"
 NOT_POSSIBLE: Final = "is not one of the values that are possible here"
-# Rules of buf.validate in words for people, `{0}` and `{1}` are their numbers. The rule itself
-# stands in the OpenAPI document; a rule with words of its own, in the contract, has no line here.
+# Rules of buf.validate as texts for people; `{0}` and `{1}` are their numbers. The rule itself is
+# in the OpenAPI document. A rule with its own text in the contract has no line here.
 _RULES: Final[Mapping[str, str]] = {
     "required": "is required",
     "string.pattern": WRONG_FORM,
@@ -49,7 +49,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "must not begin with auto:": "格式不正确",
     "payment_id or order_id is needed": "须填写支付单号或订单号",
     "items and amount do not go together": "商品与金额不能同时填写",
-    # Texts of people.
+    # Texts entered by people.
     "must be one line without control characters": "须为不含控制字符的单行文本",
     "must not hold a card number": "不能包含银行卡号",
     "is more than was captured": "不能超过已收金额",
@@ -163,7 +163,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "must be after starts_at": "须晚于开始时间",
     "must not be over": "不能早于当前时间",
 }
-UNKNOWN_PROBLEM: Final = "取值无效"  # what the table does not know
+UNKNOWN_PROBLEM: Final = "取值无效"  # texts that the table does not have
 
 
 def _compile(template: str) -> re.Pattern[str]:
@@ -172,8 +172,8 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 _EXACT: Final = {english: chinese for english, chinese in _TABLE.items() if "{0}" not in english}
-# Those with the most words of their own first: "{0} are left" would take "only {0} units of {1} are
-# left" for a number.
+# Most specific patterns first: otherwise "{0} are left" would match "only {0} units of {1} are
+# left".
 _PATTERNS: Final = [
     (_compile(english), chinese)
     for english, chinese in sorted(_TABLE.items(), key=lambda line: -len(line[0]))

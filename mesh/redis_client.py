@@ -1,11 +1,10 @@
-"""Redis as we use it: a cache, a place to publish and the admission of sales, never the truth.
-Every command has a deadline.
+"""Opens Redis clients whose every command has a deadline. Redis serves as cache, event stream and
+admission of sales, never as the source of truth.
 
-A connection that died, or whose server changed sides, is never used again. Dead ones are found
-before a command is sent, without asking the server.
-A server that says that it is a replica now, or that fell silent, ends the era of its pool: every
-connection that was opened before is replaced when it is used next. What the driver and the event
-loop raise in such a case is told as a `RedisError`, whichever loop runs.
+A dead connection, or one to a demoted server, is never used again. Dead connections are found
+before a command is sent, without a ping. When a server reports that it is a replica, or is silent
+past a deadline, the era of its pool ends: every connection opened before is replaced at its next
+use. Errors of the driver and of the event loop are raised as `RedisError`, on every loop.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from mesh.clock import Seconds
 
-COMMAND_SECONDS_MAX = 0.3  # a cache that is slower than this is no cache
+COMMAND_SECONDS_MAX = 0.3  # a slower cache is useless
 CONNECTIONS_MAX = 32
-# A server that was a primary, or that has lost its own: the command was not executed. Inside a
-# script Redis 6.2 tells it in the middle of the text.
+# A demoted primary, or a replica that lost its primary: the command was not executed. For a command
+# inside a script Redis 6.2 has this in the middle of the text.
 _CHANGED_SIDES = ("READONLY", "MASTERDOWN", "instance state changed")
 
 
 class _Era:
-    """What the connections of one pool share: those of an earlier number are replaced before they
-    are used again.
+    """State shared by the connections of one pool: connections of an earlier era are replaced
+    before they are used again.
     """
 
     __slots__ = ("number",)
@@ -48,8 +47,8 @@ class _Era:
 
 
 class _Safe(AbstractConnection):
-    """A connection that is replaced when it is dead or of an earlier era, and that raises nothing
-    but RedisError.
+    """A connection that is replaced when it is dead or of an earlier era, and that raises only
+    RedisError.
     """
 
     def __init__(self, *, era: _Era | None = None, **options: Any) -> None:
@@ -60,8 +59,8 @@ class _Safe(AbstractConnection):
 
     @property
     def is_usable(self) -> bool:
-        """Whether a command may be sent: it is open as far as this process can know, and of the
-        present era.
+        """Whether a command may be sent: the connection is open as far as this process knows, and
+        of the present era.
         """
         reader, writer = self._reader, self._writer
         return (
@@ -73,8 +72,8 @@ class _Safe(AbstractConnection):
         )
 
     def invalidate_all(self) -> None:
-        """Ends the era: after a deadline the others of the pool may be as dead as this one, and
-        each of them would cost a deadline too.
+        """Ends the era: after a deadline the other connections of the pool may be dead too, and
+        each of them would cost another deadline.
         """
         self._era.number += 1
 
@@ -83,7 +82,7 @@ class _Safe(AbstractConnection):
         check_health: bool = True,  # noqa: FBT001, FBT002  the base's
         retry_socket_connect: bool = True,  # noqa: FBT001, FBT002  the base's
     ) -> None:
-        """As the base does; a connection that is not usable is opened anew."""
+        """As in the base class; a connection that is not usable is reopened."""
         self._drop_unusable()
         if self.is_connected:
             return
@@ -107,7 +106,7 @@ class _Safe(AbstractConnection):
         except RedisTimeout:
             self.invalidate_all()
             raise
-        except RuntimeError as error:  # uvloop's word for a transport that was closed a moment ago
+        except RuntimeError as error:  # raised by uvloop for a transport that was just closed
             raise ConnectionBroken(f"the connection to redis broke: {error}") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
@@ -133,7 +132,7 @@ class _Safe(AbstractConnection):
         writer = self._writer
         if writer is not None and not self.is_usable:
             self._parser.on_disconnect()  # type: ignore[no-untyped-call]  # the base has no types
-            writer.transport.abort()  # not close: what a silent server has not taken would keep it
+            writer.transport.abort()  # not close: unread data would keep it open
             self._reader = self._writer = None
 
 
@@ -148,7 +147,7 @@ class SafeTlsConnection(_Safe, SSLConnection):
 
 
 class _SafeUnixConnection(_Safe, UnixDomainSocketConnection):
-    """Over a socket of this machine."""
+    """Over a Unix socket."""
 
 
 def open_pool(
@@ -169,11 +168,11 @@ def open_pool(
             its answer, each.
         connect_seconds: of opening a connection; None: `command_seconds`.
         retries: how often a command is sent again after its connection broke. Never after a
-            timeout: that one means unknown.
+            timeout, because its outcome is unknown.
         plain, tls: classes of connections, subclasses of the safe ones.
 
     Raises:
-        ValueError: no URL of a Redis.
+        ValueError: not a Redis URL.
     """
     parsed: dict[str, Any] = {**parse_url(url)}
     kind = parsed.pop("connection_class", None)
@@ -203,9 +202,10 @@ def open_redis(
     command_seconds: Seconds = COMMAND_SECONDS_MAX,
     connect_seconds: Seconds | None = None,
 ) -> Redis:
-    """Opens a client lazily that sends a command once. The defaults of redis-py send it up to
-    eleven times over a minute: one lost reply turned one DECR into four. Arguments and errors are
-    those of `open_pool`; a check on a busy machine wants more seconds than a cache."""
+    """Opens a client lazily that sends a command once. By default redis-py sends it up to eleven
+    times over a minute: one lost reply turned one DECR into four. Arguments and errors are those of
+    `open_pool`; a check on a busy machine needs a longer timeout than a cache.
+    """
     return Redis.from_pool(
         open_pool(url, command_seconds=command_seconds, connect_seconds=connect_seconds)
     )

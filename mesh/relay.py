@@ -1,9 +1,9 @@
 """Delivers the messages of an outbox, at least once.
 
 A row is claimed by pushing its `due_at` into the future, sent with no transaction open, and settled
-in a transaction that also writes what the answer means here. Only a definite refusal makes a row
-DEAD (an alert); an absent or confused receiver never does. Rows are claimed per destination, so
-that a dead receiver blocks no other.
+in a transaction that also applies the answer locally. Only a definite refusal makes a row DEAD (an
+alert); an unavailable or failing receiver never does. Rows are claimed per destination, so that a
+dead receiver blocks no other.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LEASE = timedelta(seconds=30)  # more than twice any delivery's deadline
 # a message whose claim has less than this left is claimed once more before it is sent
 RENEW_BELOW = LEASE / 2
 BACKOFF_FIRST = timedelta(seconds=1)
-# a receiver that comes back after an hour is served within five minutes
+# longest pause: a receiver that is back after an hour gets its messages within five minutes
 BACKOFF_MAX = timedelta(minutes=5)
-# between two looks for rows that a clock which was ahead postponed too far
+# between two searches for rows that a fast clock postponed too far
 LOOK_AHEAD = timedelta(minutes=1)
-# of messages that fail together: a process that starts anew does not know that one got through
+# of messages that fail together: a restarted process does not know that one was delivered
 BACKOFF_SHARED_MAX = timedelta(seconds=30)
 BATCH = 100
 CONCURRENCY = 16  # deliveries under way at once per relay
@@ -75,7 +75,7 @@ _Claims = dict[str, tuple[Message, datetime]]  # by event id: until when
 
 
 class Destination(Protocol):
-    """Where messages go."""
+    """A receiver of messages."""
 
     @property
     def name(self) -> str:
@@ -83,23 +83,23 @@ class Destination(Protocol):
         ...
 
     async def send(self, message: Message) -> Settlement | None:
-        """Delivers one message under a deadline of its own and says what the answer means here: a
-        step for the transaction that settles the row.
+        """Delivers one message within its own deadline. Returns a step that applies the answer in
+        the transaction that settles the row.
 
         Raises:
-            MeshError: not delivered. Only a RemoteError that is definite gives the message up.
+            MeshError: not delivered. Only a definite RemoteError makes the message DEAD.
         """
         ...
 
 
 class Relay:
-    """Delivers the messages of one destination. Any number may run at once."""
+    """Delivers the messages of one destination. Any number of relays may run concurrently."""
 
     def __init__(
         self, *, db: Database, destination: Destination, clock: Clock, shares_fate: bool = False
     ) -> None:
         """`shares_fate`: all messages fail for the same reason, as with a stream. While one fails,
-        only one is tried per round; when one gets through, all others are due at once.
+        only one is tried per round; after a success all others are due at once.
         """
         self._db = db
         self._destination = destination
@@ -107,7 +107,7 @@ class Relay:
         self._shares_fate = shares_fate
         self._is_away = False
         self._looked_ahead_at = datetime.min.replace(tzinfo=UTC)
-        # claims of rounds that are over; the database did not take their release
+        # claims of past rounds whose release failed in the database
         self._unreleased: _Claims = {}
         self._delivered = _DELIVERED.labels(destination.name)
         self._failed = _FAILED.labels(destination.name)
@@ -154,7 +154,7 @@ class Relay:
 
     async def due_in(self) -> float | None:
         """Seconds until the next message is due, None when none is left. 0.0 for one that is due
-        later than any pause: it was written by a clock that was ahead.
+        later than any pause: a fast clock wrote it.
         """
         left = seconds_until(
             await self._db.read(_next_due, self._destination.name), self._clock.now()
@@ -162,11 +162,11 @@ class Relay:
         return left if left is None or left <= (BACKOFF_MAX + LEASE).total_seconds() else 0.0
 
     async def deliver(self, message: Message) -> bool:
-        """Sends a message and settles its row; True when it was answered. Every failure, also of
-        the settlement, is written into the row, which is tried again after a pause.
+        """Sends a message and settles its row; True when it was acknowledged. Every failure, also
+        of the settlement, is written into the row, which is tried again after a pause.
 
-        The request path takes this step too, right after its commit. The row is due only later, so
-        the two rarely meet; when they do, only one settles.
+        The request path also calls this, right after its commit. The row becomes due only later, so
+        both rarely overlap; when they do, only one settles.
         """
         try:
             settlement = await self._destination.send(message)
@@ -192,7 +192,7 @@ class Relay:
                 tag=message.tag,
                 event_id=message.event_id,
             )
-            # The text of an unforeseen error may hold anything: only its kind is kept.
+            # The text of an unexpected error may contain secrets: only its type is kept.
             await self._db.run(
                 self._postpone,
                 message,
@@ -227,7 +227,7 @@ class Relay:
         for row in rows:
             try:
                 messages.append(_message(row))
-            # changed by hand, or by a fault of the disk: the others of this claim go on
+            # changed by hand or by a disk fault: the other rows of this claim continue
             except ValueError:
                 await tx.execute(
                     update(OUTBOX)
@@ -240,7 +240,7 @@ class Relay:
         return messages, now + LEASE
 
     async def _renew(self, tx: AsyncConnection, message: Message, claims: _Claims) -> bool:
-        """Claims a message of a slow round once more; False when another relay has it by now."""
+        """Renews the claim of a message in a slow round; False when another relay has it."""
         _, until = claims[message.event_id]
         mine = (
             (OUTBOX.c.event_id == message.event_id)
@@ -254,8 +254,8 @@ class Relay:
         return True
 
     async def _release(self, tx: AsyncConnection, claims: _Claims) -> None:
-        """Postpones messages on which no round works, so that they need not wait for the end of
-        their lease as well.
+        """Reschedules claimed messages that no round works on, so that they do not wait for the end
+        of their lease.
         """
         now = self._clock.now()
         await tx.execute(
@@ -274,8 +274,8 @@ class Relay:
             await settlement(tx)
 
     async def _hasten(self, tx: AsyncConnection) -> None:
-        """Makes what was postponed due now. A claim of another relay may be among it: that message
-        goes out twice, and receivers are idempotent.
+        """Makes postponed messages due now. One may be claimed by another relay: it is sent twice,
+        and receivers are idempotent.
         """
         now = self._clock.now()
         await tx.execute(
@@ -346,8 +346,8 @@ def claim_statement(destination: str, now: datetime, *, limit: int = BATCH) -> A
 
 
 def ahead_statement(destination: str, now: datetime) -> Any:
-    """The query that claims rows which are due later than any pause: a clock that was ahead wrote
-    them. Run seldom, because to a clock that is behind all postponed rows look so.
+    """The query that claims rows due later than any pause: a fast clock wrote them. Run rarely,
+    because to a slow clock all postponed rows look like that.
     """
     longest = now + BACKOFF_MAX + LEASE
     return _claiming(
@@ -356,7 +356,7 @@ def ahead_statement(destination: str, now: datetime) -> Any:
 
 
 def _claiming(*conditions: ColumnElement[bool], limit: int = BATCH) -> Any:
-    # The hint: by the index of the states, or by a sort, it would lock rows that it does not take.
+    # The hint: by the index of the states, or by a sort, it would lock rows that it does not claim.
     hint = "FORCE INDEX (ix_outbox_claim)"
     return (
         select(OUTBOX)
@@ -369,7 +369,7 @@ def _claiming(*conditions: ColumnElement[bool], limit: int = BATCH) -> Any:
     )
 
 
-@functools.cache  # a few destinations: idle relays ask it again and again
+@functools.cache  # one entry per destination; idle relays query it repeatedly
 def next_due_statement(destination: str) -> Any:
     """The query that finds when the next row is due; a test reads its EXPLAIN."""
     return (

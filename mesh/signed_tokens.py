@@ -1,5 +1,6 @@
-"""What both kinds of tokens have in common: their form, their type and a signature by a key of
-ours. The algorithm comes from our own key record, never from the token."""
+"""Verifies what both kinds of tokens have in common: format, type and signature. The algorithm
+comes from our own key record, never from the token.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from mesh.claims import Claims, invalid, read_claims
 from mesh.jwks import Key
 
 TOKEN_BYTES_MAX = 8192
-REMEMBER_SECONDS: Final = 60  # how long a verified token is believed without looking again
+REMEMBER_SECONDS: Final = 60  # how long a verified token is accepted from the cache
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _JWS = jwt.PyJWS()
@@ -31,8 +32,8 @@ class Header(msgspec.Struct, frozen=True):
 def verified(
     token: str, keys: Mapping[str, Key], token_types: frozenset[str]
 ) -> tuple[Header, Claims, dict[str, Any]]:
-    """Header and claims of a token whose form, type and signature are right. Claims are typed, not
-    yet judged.
+    """Header and claims of a token after a check of format, type and signature. Claims are parsed
+    but not yet validated.
     """
     if len(token) > TOKEN_BYTES_MAX or _COMPACT.fullmatch(token) is None:
         raise invalid("form")
@@ -55,7 +56,7 @@ def verified(
 
 
 def judge(claims: Claims, *, issuer: str, audience: str, lifetime_seconds_max: int) -> None:
-    """What does not depend on our clock."""
+    """Validates the claims that do not depend on our clock."""
     if claims.iss != issuer:
         raise invalid("issuer")
     if audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
@@ -65,7 +66,7 @@ def judge(claims: Claims, *, issuer: str, audience: str, lifetime_seconds_max: i
 
 
 def begins(claims: Claims) -> float:
-    """The moment before which a token is not good, in seconds since 1970."""
+    """The moment before which a token is not valid, in seconds since 1970."""
     return max(claims.iat, claims.nbf or 0)
 
 

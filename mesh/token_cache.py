@@ -1,5 +1,5 @@
-"""Verified tokens, remembered for a moment: a signature check costs 30 to 80 µs. Bounded in bytes,
-because a token may have 700 bytes or 8 KiB.
+"""Caches verified tokens for a short time, because a signature check costs 30 to 80 µs. Bounded in
+bytes, because a token may have 700 bytes or 8 KiB.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ Claims = TypeVar("Claims")
 
 
 class TokenCache(Generic[Claims]):
-    """Tokens by their text, each until its moment, in two generations: what was used since the
-    older one was filled is kept, the rest goes when the younger one is full. A hit in the younger
-    touches nothing else, which an ordered cache would have to."""
+    """A cache of tokens by their text, each with an expiry, in two generations. When the younger
+    one is full, entries that were not used since the older one was filled are dropped. A hit in the
+    younger generation writes nothing, unlike a hit in an LRU cache.
+    """
 
     __slots__ = ("_bytes", "_bytes_max", "_old", "_young")
 
@@ -26,7 +27,7 @@ class TokenCache(Generic[Claims]):
         self._old: dict[str, tuple[float, Claims]] = {}
 
     def get(self, token: str, now: float) -> Claims | None:
-        """What was put, unless its time is over. `now`: monotonic seconds."""
+        """The cached value unless it has expired. `now`: monotonic seconds."""
         entry = self._young.get(token)
         if entry is None:
             entry = self._old.get(token)
@@ -36,17 +37,17 @@ class TokenCache(Generic[Claims]):
         return entry[1] if now < entry[0] else None
 
     def put(self, token: str, claims: Claims, *, until: float) -> None:
-        """Remembers until a moment of the monotonic clock."""
+        """Caches a value until a moment of the monotonic clock."""
         self._keep(token, (until, claims))
 
     def charge(self, size: int) -> None:
-        """Counts bytes that somebody keeps beside an entry."""
+        """Counts bytes that other code keeps for an entry."""
         if self._bytes + size > self._bytes_max:
             self._old, self._young, self._bytes = self._young, {}, 0
         self._bytes += size
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drops all entries."""
         self._old, self._young, self._bytes = {}, {}, 0
 
     def _keep(self, token: str, entry: tuple[float, Claims]) -> None:

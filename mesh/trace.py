@@ -1,5 +1,5 @@
-"""W3C trace context without a tracing library: every call has a trace id that its caller may have
-made, and each hop has its own span id.
+"""Implements W3C trace context without a tracing library: a call has a trace id, which its caller
+may have sent, and each hop has its own span id.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _BITS = random.Random()  # noqa: S311 - ids of traces are labels, not secrets; t
 
 
 class Trace:
-    """Where a call stands in its trace."""
+    """The position of a call in its trace."""
 
     __slots__ = ("_span_id", "_trace_id", "sampled")
 
     def __init__(self, trace_id: str = "", *, sampled: bool) -> None:
-        """With a trace id of 32 hex digits; with "" it begins a new trace."""
+        """Takes a trace id of 32 hex digits; "" begins a new trace."""
         self._trace_id = trace_id
         self.sampled = sampled
         self._span_id = ""
 
     @classmethod
     def start(cls, traceparent: str | None = None) -> Trace:
-        """A new hop of the trace in a `traceparent`; a new trace where there is none or a broken
-        one.
+        """A new hop of the trace in a `traceparent`; a new trace if that is missing or
+        malformed.
         """
         if traceparent is not None and len(traceparent) <= LENGTH_MAX:
             match = _TRACEPARENT.fullmatch(traceparent)
@@ -42,8 +42,8 @@ class Trace:
 
     @property
     def trace_id(self) -> str:
-        """32 hex digits, never all zero. Made when first asked for: by then many lines of the log
-        are written in a row, outside of the calls.
+        """32 hex digits, never all zero. Made at first use, which often is the batched writing of
+        log lines, outside of the calls.
         """
         if not self._trace_id:
             self._trace_id = f"{_BITS.getrandbits(128) or 1:032x}"
@@ -51,11 +51,11 @@ class Trace:
 
     @property
     def span_id(self) -> str:
-        """16 hex digits: this hop. Made when first asked for: most calls make no further hop."""
+        """16 hex digits: this hop. Made at first use, because most calls make no further hop."""
         if not self._span_id:
             self._span_id = f"{_BITS.getrandbits(64) or 1:016x}"
         return self._span_id
 
     def traceparent(self) -> str:
-        """What the next hop gets."""
+        """The header for the next hop."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"

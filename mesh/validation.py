@@ -1,6 +1,4 @@
-"""The rules that the contract writes beside its fields (buf.validate), and what a broken one is
-called.
-"""
+"""Checks messages against the contract's field rules (buf.validate) and names the violations."""
 
 from __future__ import annotations
 
@@ -28,9 +26,9 @@ NAMED_MAX: Final = 20  # broken fields that a refusal names
 def broken_rules(
     violations: Sequence[Violation], others: Mapping[str, str] | None = None
 ) -> InvalidArgument:
-    """The refusal that names each broken field (dotted path, indexes in brackets) and its rule, at
-    most 20 of them. Values are never told. `others` are problems that were found besides, by
-    path."""
+    """The error that names each broken field (dotted path, indexes in brackets) and its rule, at
+    most 20 of them. It never contains values. `others` are further problems, by path.
+    """
     fields: dict[str, str] = {}
     for violation in violations[:NAMED_MAX]:
         proto = violation.proto
@@ -48,15 +46,15 @@ def broken_rules(
 
 
 def warm_up(message: Message) -> None:
-    """Compiles the rules of a message type, so that the first call does not wait for it and a rule
-    that does not compile stops the start.
+    """Compiles the rules of a message type at startup, so that the first call does not wait for it
+    and a rule that does not compile fails the startup.
     """
     _VALIDATOR.collect_violations(message)
 
 
 def _is_missing(violation: Violation) -> bool:
-    """Whether a text breaks its rule by not being there: to the caller that is no matter of
-    patterns.
+    """Whether a text breaks its rule because it is missing: the caller is then told so, and not of
+    a pattern.
     """
     return bool(violation.field_value == "" and not violation.proto.for_key)
 

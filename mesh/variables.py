@@ -1,5 +1,5 @@
-"""Variables of the environment that look like ours and are no setting: a misspelt one would
-otherwise be ignored in silence.
+"""Finds environment variables that look like settings but are not: a misspelt one would otherwise
+be silently ignored.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _LIKELY = 0.7  # of difflib's ratio
 
 @dataclass(frozen=True, slots=True)
 class StrangeVariable:
-    """A variable that no process reads, and the one that was probably meant ("" when none is like
-    it).
+    """A variable that no process reads, and the similar one that was probably meant ("" when there
+    is none).
     """
 
     name: str
@@ -29,12 +29,12 @@ class StrangeVariable:
 
 
 def installed_settings() -> list[type[MeshSettings]]:
-    """The settings of every service that is installed."""
+    """The settings classes of all installed services."""
     return [point.load() for point in entry_points(group=ENTRY_POINTS)]
 
 
 def known_variables(settings: Iterable[type[MeshSettings]]) -> frozenset[str]:
-    """Every variable that a process with one of these settings reads."""
+    """All variables that a process with one of these settings reads."""
     known = set(OTHERS)
     for kind in settings:
         for name in kind.model_fields:
@@ -48,11 +48,11 @@ def strange_variables(
     *,
     every: Callable[[], Iterable[type[MeshSettings]]] = installed_settings,
 ) -> Iterator[StrangeVariable]:
-    """What looks like a setting and is none.
+    """Environment variables that look like a setting but are none.
 
     Args:
-        own: looks at the variables of these and those of the whole mesh.
-        every: all settings of the mesh; called only when there is a suspect.
+        own: settings to check: their variables and those of the whole mesh.
+        every: all settings of the mesh; called only when there is a suspicious variable.
     """
     own = tuple(own)
     prefixes = (COMMON_PREFIX, *map(_prefix, own))

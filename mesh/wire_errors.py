@@ -1,6 +1,7 @@
-"""Refusals on the wire: `MeshError` to `google.rpc.Status` and back. What a reason means (gRPC
-code, HTTP status, business code) stands beside the enum value of the same name in the contract; a
-reason that the contract does not know is never sent, it becomes INTERNAL."""
+"""Converts `MeshError` to `google.rpc.Status` and back. The meaning of a reason (gRPC code, HTTP
+status, business code) is declared beside the enum value of the same name in the contract. A reason
+that the contract does not know is never sent; it becomes INTERNAL.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ from mesh.problem_texts import problem_text
 COMMON = "paymesh.common.v1"
 DETAILS_KEY = "grpc-status-details-bin"
 # HTTP/2 peers accept 8 KiB of header fields by default (grpc.max_metadata_size). Base64 adds a
-# third to the details, and the message travels a second time, percent-encoded: nine bytes for a
-# Chinese character.
+# third to the details. The message is sent a second time, percent-encoded: nine bytes for a Chinese
+# character.
 STATUS_BYTES_MAX = 4000
 MESSAGE_MAX = 200
 FIELDS_MAX = 32
@@ -45,15 +46,15 @@ STATUS_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorSpec:
-    """What a reason means."""
+    """The meaning of a reason on the wire."""
 
     domain: str  # proto package of the enum
     reason: str
     grpc_code: int
     http_status: int
     business_code: str
-    texts: Bilingual  # what a buyer is told
-    methods: frozenset[str] = frozenset()  # that may answer it; empty: any of its package
+    texts: Bilingual  # for buyers
+    methods: frozenset[str] = frozenset()  # methods that may return it; empty: any of its package
 
 
 class RemoteMoneyError(RemoteError):
@@ -100,11 +101,11 @@ class ErrorCatalogue:
         return cls(enums)
 
     def find(self, domain: str, reason: str) -> ErrorSpec | None:
-        """The meaning of a reason in a domain, else in the common one."""
+        """The specification of a reason in a domain, else in the common one."""
         return self._specs.get((domain, reason)) or self._specs.get((COMMON, reason))
 
     def texts(self, domain: str, reason: str) -> Bilingual | None:
-        """What a buyer is told of a reason; None for one that the contract does not know."""
+        """The text for buyers of a reason; None for a reason that the contract does not know."""
         spec = self.find(domain, reason)
         return None if spec is None else spec.texts
 
@@ -147,12 +148,14 @@ def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
         )
 
 
-# Outward
+# Outbound
 
 
 @dataclass(frozen=True, slots=True)
 class MoneyOutcome:
-    """What a refusal of a method that moves money says of it when the error itself says nothing."""
+    """The money outcome in an error of a method that moves money, when the error itself has
+    none.
+    """
 
     outcome: Outcome
     safe_to_retry: bool
@@ -165,9 +168,9 @@ def internal_status(
     texts: Bilingual | None = None,
     language: Language | None = None,
 ) -> status_pb2.Status:
-    """What a peer hears of something that we did not expect: where to look in our log, what
-    happened to money, and nothing else. `texts` and
-    `language`: what its person is told."""
+    """The status for an unexpected error. It tells the peer only where to look in our log and what
+    happened to money. `texts` and `language` make the message for the end user.
+    """
     status = status_pb2.Status(code=13, message="internal error")
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(
@@ -191,13 +194,13 @@ def to_status(
     money: MoneyOutcome | None = None,
     language: Language | None = None,
 ) -> status_pb2.Status | None:
-    """The wire form of a refusal of a service of `package`; None when the contract does not know
-    its reason.
+    """The wire form of an error of a service of `package`; None when the contract does not know its
+    reason.
 
     Args:
-        money: what is told of money where the error itself says nothing of it.
-        language: in which the caller's person reads. He is told in a LocalizedMessage; the text of
-            the status is for developers.
+        money: the money outcome for an error that has none of its own.
+        language: of the end user, for the LocalizedMessage; the message of the status is for
+            developers.
     """
     if isinstance(error, RemoteError) and not isinstance(error, UpstreamUnavailable):
         spec = catalogue.find(error.domain, error.reason)
@@ -289,7 +292,7 @@ def _bounded(pairs: Mapping[str, str]) -> dict[str, str]:
     return bounded
 
 
-# Inward
+# Inbound
 
 _UNAVAILABLE = 14
 _COMMON_REASONS = {
@@ -303,9 +306,10 @@ _COMMON_REASONS = {
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
-    """What a failed call means to its caller: `DeadlineExceeded` when no answer came in time,
-    `UpstreamUnavailable` when nobody answered at all, else a `RemoteError` with the sibling's own
-    reason. The text of transport errors (addresses!) is not kept."""
+    """Converts a failed call: `DeadlineExceeded` when no answer came in time, `UpstreamUnavailable`
+    when there was no answer at all, else a `RemoteError` with the reason of the upstream service.
+    The text of transport errors is dropped, because it holds addresses.
+    """
     code = int(error.code().value[0])
     status = _details(error)
     info = error_details_pb2.ErrorInfo()
@@ -319,20 +323,18 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
 
 
 def has_details(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a failure was answered by one of our servers, rather than made up by the
-    transport.
-    """
+    """Whether a failure was sent by one of our servers and not generated by the transport."""
     return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
 
 
-# What C-core's balancing policies say when they had no connection to give a call. A server that
-# answers has details, and never these words.
+# Messages of C-core's balancing policies when they have no connection for a call. An answer of a
+# server has details and never these texts.
 _NO_CONNECTION = ("connections to all backends failing", "failed to connect to all addresses")
 
 
 def never_sent(error: grpc.aio.AioRpcError) -> bool:
-    """Whether it is certain that a failed call never left this process. The status alone does not
-    tell; without the words we take it for sent.
+    """Whether a failed call certainly never left this process. The status alone does not tell;
+    without these texts the call counts as sent.
     """
     return not has_details(error) and (error.details() or "").startswith(_NO_CONNECTION)
 
@@ -381,7 +383,7 @@ def _remote(status: status_pb2.Status, info: error_details_pb2.ErrorInfo, code: 
         else None,
     )
     remote.metadata = dict(info.metadata)
-    # said to us, not to our callers
+    # meant for this service, not for its callers
     remote.is_unserved = code == _UNAVAILABLE and remote.metadata.pop(UNSERVED, "") != ""
     if isinstance(remote, RemoteMoneyError):
         name = (

@@ -1,4 +1,4 @@
-"""Whether chained logs say what was written, all of it and nothing else, while they grow (see
+"""Verifies chained logs while they grow: every row is there, unchanged, and none was added (see
 `log_chain`).
 """
 
@@ -23,17 +23,17 @@ from mesh.progress import looked_at
 
 PAGE = 2000  # heads
 ROWS_MAX = 2000  # entries in memory at once
-RANGE = 10_000  # entries per statement of those that the database compares
-SHORT = 30  # entries of a chain that the database compares, each with all of its chain
-LOOKS_MAX = 5  # at a chain that grows while it is read
+RANGE = 10_000  # entries per statement when the database compares
+SHORT = 30  # longest chain that the database compares: it joins each entry with the whole chain
+LOOKS_MAX = 5  # attempts at a chain that grows while it is read
 LOOK_PAUSE_SECONDS = 0.05
 _H = LOG_CHAIN.c
-_DIGITS = 20  # of a place in a chain, so that the largest text has the last one
+_DIGITS = 20  # of a position in a chain, so that the largest text is the last position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """One place where a chain does not hold."""
+    """A position where a chain is broken."""
 
     log: str
     entity: str
@@ -48,7 +48,7 @@ class _Head(NamedTuple):
 
 
 async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
-    """Everything that does not hold of a log, while it grows."""
+    """All broken chains of a log, found while it grows."""
     after: tuple[str, str] = (log.name, "")
     while heads := await db.read(_heads_page, log, after):
         for some in _handfuls(heads):
@@ -63,8 +63,8 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
 
 
 async def _broken(db: Database, log: Log, heads: Sequence[_Head]) -> AsyncIterator[Broken]:
-    """Of adjacent heads. What does not hold is looked at again, for it may have grown
-    meanwhile.
+    """The broken chains of adjacent heads. A broken chain is checked again, because it may have
+    grown meanwhile.
     """
     doubtful = await db.read(_doubtful, log, heads)
     suspects = await db.read(_verify, log, doubtful) if doubtful else []
@@ -97,7 +97,9 @@ async def _read_heads(tx: AsyncConnection, log: Log, within: ColumnElement[bool]
 
 
 def _handfuls(heads: Sequence[_Head]) -> Iterator[list[_Head]]:
-    """Adjacent heads whose chains have ROWS_MAX entries together; a longer chain is alone."""
+    """Groups of adjacent heads whose chains have up to ROWS_MAX entries together; a longer chain is
+    its own group.
+    """
     some: list[_Head] = []
     entries = 0
     for head in heads:
@@ -111,8 +113,8 @@ def _handfuls(heads: Sequence[_Head]) -> Iterator[list[_Head]]:
 
 
 async def _doubtful(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> Sequence[_Head]:
-    """Those of adjacent heads that the database does not find right by itself: it hashes short
-    chains, to each entry the one before it.
+    """The adjacent heads whose chains the database cannot verify itself. It verifies short chains
+    by hashing each entry with the one before it.
     """
     if tx.dialect.name == "sqlite" or any(head.length > SHORT for head in heads):
         return heads
@@ -159,8 +161,8 @@ async def _doubtful(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> Se
 
 
 async def _verify(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> list[Broken]:
-    """The first fault of each chain. A chain that grew since its head was read is right up to
-    there.
+    """The first fault of each chain. A chain that grew since its head was read is checked up to
+    that head.
     """
     columns = log.table.c
     named = one_of_keys(
@@ -194,10 +196,10 @@ class _Chain:
         self._fault = ""
 
     def follow(self, entries: list[Values]) -> None:
-        """Takes the next entries, in any order: place, hash, what they say."""
+        """Takes the next entries, in any order: position, hash, covered values."""
         head = self._head
         for seq, its_hash, *said in sorted(entries, key=lambda entry: int(entry[0])):
-            # left by a purge; came since the head was read
+            # left by a purge; added since the head was read
             if self._fault or seq <= head.purged or seq > head.length:
                 continue
             if seq > self._expected:
@@ -213,7 +215,7 @@ class _Chain:
             self._before, self._expected = its_hash, seq + 1
 
     def fault(self) -> str:
-        """What does not hold of it; "" when all of it does."""
+        """The fault of the chain; "" when it is intact."""
         if not self._fault and self._expected != self._head.length + 1:
             return f"entry {self._expected} of {self._head.length} is missing"
         if not self._fault and self._before not in (None, self._head.hash):
@@ -222,7 +224,7 @@ class _Chain:
 
 
 async def _headless(tx: AsyncConnection, log: Log, within: ColumnElement[bool]) -> list[Broken]:
-    """Rows of a range whose chain has no head, or ends before them."""
+    """Rows of a range whose chain has no head, or a head that ends before them."""
     columns = log.table.c
     entity: Any = columns[log.entity[0]]
     for name in log.entity[1:]:

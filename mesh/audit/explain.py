@@ -1,5 +1,5 @@
-"""What happened to an order, for `paymesh explain`: entries with a time, and the steps that are
-still to come. The texts are for people.
+"""Defines the history of an order for `paymesh explain`: entries with a time, and pending steps.
+The texts are for people.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from mesh.outbox import OUTBOX
 
 
 class Actor(IntEnum):
-    """Who did it; at one moment, causes come before effects in this order. The names are printed.
-    They are here because each service uses some of them and none may import another.
+    """The actor of an entry. Entries of the same moment are sorted in this order, causes before
+    effects. The names are printed. They are defined here because each service uses some of them and
+    none may import another.
     """
 
     ORDER = 1
@@ -34,7 +35,7 @@ class Actor(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEntry:
-    """One thing that happened."""
+    """A past event."""
 
     at: datetime
     actor: Actor
@@ -43,7 +44,7 @@ class TimelineEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingStep:
-    """One thing that will happen. `at` is None when nobody knows when: a person must act."""
+    """A future step. `at` is None when the time is unknown because a person must act."""
 
     at: datetime | None
     text: str
@@ -51,7 +52,7 @@ class PendingStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What one service knows. `headlines` say in one sentence each how things stand."""
+    """The knowledge of one service. `headlines` state the present situation, one sentence each."""
 
     headlines: tuple[str, ...]
     timeline: tuple[TimelineEntry, ...]
@@ -61,8 +62,9 @@ class Explanation:
 async def messages_about(
     tx: AsyncConnection, ids: Sequence[str], *, receivers: dict[str, str], newest: int | None = None
 ) -> tuple[list[TimelineEntry], list[PendingStep]]:
-    """What others were told about some things, and what they will be told. `receivers` names the
-    destinations that matter to people; of many messages the `newest` are read."""
+    """Messages about some subjects, sent and still to be sent. `receivers` names the destinations
+    that matter to people; only the `newest` messages are read.
+    """
     timeline, pending = [], []
     query = (
         select(OUTBOX)
@@ -108,8 +110,8 @@ async def messages_about(
 
 
 def _payload(text: str) -> dict[str, Any]:
-    """What a message says; nothing where it cannot be read, so that one spoilt row does not hide
-    the rest.
+    """The payload of a message; empty when it cannot be parsed, so that one bad row does not hide
+    the others.
     """
     try:
         payload = json.loads(text)

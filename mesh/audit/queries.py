@@ -1,6 +1,6 @@
-"""Checks of one database: queries of which every row is a violation. Large tables are read by
-ranges of their keys, so that no statement takes longer than a page does; each statement sees one
-moment."""
+"""Checks one database by queries whose every row is a violation. Large tables are read in key
+ranges, so that the time of a statement is bounded by a range; each statement sees one snapshot.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ _IS_EVENT = OUTBOX.c.destination.startswith(destination(""))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A query of which every row is a violation: its first column is the subject, `detail` is
-    filled with all columns. `by` is a key of the table that it reads, for ranges; without one it is
-    a single statement."""
+    """A query whose every row is a violation. The first column is the subject, and `detail` is
+    formatted with all columns. `by` is a key of the table, for ranges; without it the query is a
+    single statement.
+    """
 
     name: str
     query: Select[Any]
@@ -60,8 +61,8 @@ class Check:
 
 
 async def run_checks(db: Database, checks: Iterable[Check]) -> AsyncIterator[Violation]:
-    """Everything that some checks find, at most FOUND_MAX each. Those of one table walk through it
-    together.
+    """Violations found by the checks, at most FOUND_MAX each. Checks of the same table share one
+    pass.
     """
 
     def table_of(check: Check) -> str:
@@ -96,8 +97,8 @@ async def _run(
 async def _ranges(
     db: Database, by: Sequence[ColumnElement[Any]]
 ) -> AsyncIterator[ColumnElement[bool]]:
-    """Conditions that cut a table into ranges of its key; everything at once where a check has
-    none.
+    """Conditions that divide a table into ranges of its key; one range for everything when a check
+    has no key.
     """
     if not by:
         yield true()
@@ -114,8 +115,9 @@ async def sums_of(
     *values: ColumnElement[Any],
     within: FromClause | None = None,
 ) -> defaultdict[tuple[Any, ...], list[int]]:
-    """Sums over all rows of a table (`within` a join with others) by groups, range by range; those
-    of no group are 0. Within `Database.read_at_one_moment` they are all of that moment."""
+    """Sums over all rows of a table (`within` a join with others) by groups, range by range;
+    missing groups are 0. Within `Database.read_at_one_moment` all sums are of one snapshot.
+    """
     sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(values))
     query = (
         select(*group, *(func.sum(value) for value in values))
@@ -132,7 +134,7 @@ async def sums_of(
 
 
 async def check_outbox(db: Database, tolerance: AuditTolerance) -> AsyncIterator[Violation]:
-    """Every message was delivered, or is due and not late, or has nobody who delivers it."""
+    """Checks that every message was delivered, is not late, or has no relay."""
     row = OUTBOX.c
     shown = select(
         row.event_id, row.tag, row.destination, row.aggregate_id, row.last_error, row.attempts
@@ -173,7 +175,7 @@ async def check_outbox(db: Database, tolerance: AuditTolerance) -> AsyncIterator
 
 
 async def check_logs(db: Database, *logs: Log) -> AsyncIterator[Violation]:
-    """Every chained log says what was written, all of it and nothing else."""
+    """Checks that every chained log is complete and unchanged."""
     for log in logs:
         async for broken in broken_chains(db, log):
             yield Violation(
@@ -190,12 +192,12 @@ async def check_rows(
     words: Mapping[Column[Any], Iterable[str]],
     documents: Collection[Column[Any]],
 ) -> AsyncIterator[Violation]:
-    """Every row can be read: it keeps the CHECKs of its table, which somebody may have gone past,
-    and has known currencies and words, JSON that parses, and times of the calendar. Lists and
-    workers leave another one out, so this is where it is named.
+    """Checks that every row can be read: it satisfies the CHECKs of its table, which may have been
+    bypassed, and has known currencies and words, JSON that parses, and valid times. Lists and
+    workers skip a bad row, so it is reported here.
 
     Args:
-        words: columns that hold one of some words, of which no CHECK says so.
+        words: columns with a closed set of words that no CHECK enforces.
         documents: columns that hold JSON.
     """
     for table in metadata.tables.values():
@@ -208,7 +210,7 @@ async def check_rows(
 def _wrong(
     table: Table, words: Mapping[Column[Any], Iterable[str]], documents: Collection[Column[Any]]
 ) -> Iterator[tuple[str, ColumnElement[bool]]]:
-    """What is wrong with a row, and when."""
+    """The possible faults of a row, each with its condition."""
     for constraint in table.constraints:
         if isinstance(constraint, CheckConstraint):
             yield (
@@ -252,7 +254,7 @@ def _unreadable(table: Table, wrong: Mapping[str, ColumnElement[bool]]) -> Check
 
 
 async def waiting_events(db: Database) -> int:
-    """How many events were not published."""
+    """The number of unpublished events."""
     total = 0
     async for within in key_ranges(db, (OUTBOX.c.id,), size=RANGE):
         total += await db.read(_count_waiting, within)

@@ -1,5 +1,7 @@
-"""Where the replicas of a service are, and how a server says where it is. `mesh.discovery.static`
-and `mesh.discovery.consul` implement both sides; callers and servers only know these protocols."""
+"""Defines how callers find the replicas of a service and how a server registers itself.
+`mesh.discovery.static` and `mesh.discovery.consul` implement both sides; callers and servers only
+use these protocols.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Reads "host:port"; an IPv6 host stands in brackets.
+        """Reads "host:port"; an IPv6 host is in brackets.
 
         Raises:
             ValueError: no host, or no port between 1 and 65535.
@@ -35,12 +37,12 @@ class Watch(Protocol):
     """The replicas of one service, kept current."""
 
     def current(self) -> frozenset[Endpoint]:
-        """The last known set; empty only until the first answer."""
+        """The last known set; empty only before the first answer."""
         ...
 
     async def changed(self) -> frozenset[Endpoint]:
-        """Waits for a set that differs from the one that this watch gave last (by `current` or
-        `changed`) and returns it.
+        """Waits for a set that differs from the one returned last by `current` or `changed`, and
+        returns it.
         """
         ...
 
@@ -62,7 +64,7 @@ class Discovery(Protocol):
 
 
 class Registrar(Protocol):
-    """Announces this process."""
+    """Registers this process."""
 
     async def register(
         self,
@@ -73,24 +75,23 @@ class Registrar(Protocol):
         meta: Mapping[str, str],
         tls: bool,
     ) -> None:
-        """Announces that `service` answers at `endpoint`, and keeps it announced until
-        `deregister`.
+        """Registers `service` at `endpoint`, and keeps it registered until `deregister`.
 
         Args:
             service: name of the process, e.g. "payment_rpc".
-            endpoint: where others connect.
+            endpoint: address for callers.
             grpc_services: full names of the proto services that the health service knows.
             meta: facts for people and scrapers, e.g. version and metrics_port.
             tls: whether the port speaks TLS.
 
         Raises:
-            Unavailable: the registry did not answer in time; the caller decides whether to go on;
-                it is retried behind its back.
+            Unavailable: the registry did not answer in time; it is retried in the background, and
+                the caller decides whether to continue.
         """
         ...
 
     async def deregister(self) -> None:
-        """Withdraws the announcement. Never raises: a registry that is away expires it by
-        itself.
+        """Removes the registration. Never raises: when the registry cannot be reached, the
+        registration expires there.
         """
         ...

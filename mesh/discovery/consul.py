@@ -1,6 +1,6 @@
-"""Finds the replicas of a service in Consul. A registry that is away, lies or has forgotten
-everything costs freshness and never a call: a watch keeps its last good set, an error or an empty
-answer never replaces it, and a restart reads it from a file. No request waits for Consul.
+"""Finds the replicas of a service in Consul. When Consul is unavailable, wrong or empty, the set
+gets stale but no call fails. A watch keeps its last good set, which no error and no empty answer
+replaces, and a restart reads it from a file. No request waits for Consul.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from mesh.rate_limit import RateLimiter
 
 log = get_logger()
 
-# Of a blocking query. Short, because it also limits how long we do not notice an agent that hangs,
-# or one that restarted between two queries: it counts from below and would answer only when the
-# wait is over.
+# Of a blocking query. Short, because it also limits the time to notice an agent that hangs, or one
+# that restarted between two queries: its index restarts lower, so it answers only when the wait is
+# over.
 WAIT_SECONDS = 15.0
 # between queries that are answered at once, after a burst of PACE_BURST
 PACE_SECONDS = 1.0
 PACE_BURST = 2
 BACKOFF_SECONDS = 1.0
-WATCH_BACKOFF_MAX_SECONDS = 30.0  # the last good set serves meanwhile
-# a server that has not heard from its leader for longer is not believed alone
+WATCH_BACKOFF_MAX_SECONDS = 30.0  # the last good set is used meanwhile
+# after longer without contact to its leader, a server's answer is checked with the leader
 LAST_CONTACT_MAX_SECONDS = 10.0
 
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 
 
 def next_index(previous: int, received: int) -> int:
-    """Where the next blocking query continues, by Consul's rules: an index that went back starts
-    over, one below 1 would not block.
+    """The index for the next blocking query, by Consul's rules: an index that went back starts
+    over, and one below 1 would not block.
     """
     if received < previous:
         return 0
@@ -71,7 +71,7 @@ class ConsulWatch(StaticWatch):
         self._wait_seconds = wait_seconds
         self._last_contact_max_seconds = last_contact_max_seconds
         self._index = 0
-        self._heard = False  # whether Consul ever named a replica to this watch
+        self._heard = False  # whether Consul ever returned a replica to this watch
         self._degraded = True
         self._warned = False
         self._loop = Loop(
@@ -82,8 +82,8 @@ class ConsulWatch(StaticWatch):
 
     @property
     def degraded(self) -> bool:
-        """True while the set is an older one than Consul's present answer: Consul is away, or says
-        that there is no replica at all.
+        """True while the set is older than Consul's present answer: Consul is unavailable, or
+        returns no replica at all.
         """
         return self._degraded
 
@@ -92,20 +92,18 @@ class ConsulWatch(StaticWatch):
         self._loop.start()
 
     async def close(self) -> None:
-        """Stops following and cancels whoever waits."""
+        """Stops following and cancels waiting calls."""
         await self._loop.stop()
         await super().close()
 
     async def run_once(self) -> float:
-        """Asks once and takes the answer over. Returns how many seconds to wait before asking
-        again.
-        """
+        """Queries once and applies the answer. Returns the seconds until the next query."""
         self._pace.take()
         try:
             await self._ask()
         except ConsulUnavailable as error:
-            # Whoever answers next may count from elsewhere, and a blocking query beyond its index
-            # would wait for nothing.
+            # The next answering server may have a lower index, and a blocking query beyond it would
+            # wait in vain.
             self._index = 0
             self._degrade(str(error))
             return max(self._pace.wait_seconds(), self._backoff.next_seconds())
@@ -113,8 +111,7 @@ class ConsulWatch(StaticWatch):
         return self._pace.wait_seconds()
 
     async def _ask(self) -> None:
-        # Any server may answer: right for discovery, it works without a leader and spreads the
-        # load.
+        # Any server may answer: this works without a leader and spreads the load.
         answer = await self._consul.passing(
             self._service, index=self._index, wait_seconds=self._wait_seconds, stale=True
         )
@@ -124,8 +121,7 @@ class ConsulWatch(StaticWatch):
                     self._service, index=0, wait_seconds=self._wait_seconds, stale=False
                 )
             except ConsulUnavailable:
-                # Too old an answer is worse than the set we were told before, and better than
-                # nobody to call.
+                # Too old an answer is worse than the previous set, and better than no replica.
                 if not self._heard:
                     await self._take(answer.endpoints)
                 raise
@@ -149,7 +145,7 @@ class ConsulWatch(StaticWatch):
 
     def _degrade(self, problem: str) -> None:
         self._degraded = True
-        if not self._warned:  # once per spell: an outage of an hour is one line
+        if not self._warned:  # once per outage: an hour of it is one line
             log.warning(
                 "discovery_degraded",
                 service=self._service,
@@ -176,14 +172,14 @@ class ConsulDiscovery:
         last_contact_max_seconds: float = LAST_CONTACT_MAX_SECONDS,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Connects to nothing yet.
+        """Opens no connection yet.
 
         Args:
             address: "host:port" of the agent.
             token: ACL token, or None.
             snapshot_folder: where the last good set of each service is kept over restarts.
             wait_seconds: how long a blocking query waits for a change.
-            grace_seconds: how long a query may take besides.
+            grace_seconds: how long a query may take in addition.
             backoff_seconds: first pause after a failure; doubles with each, with jitter.
             backoff_max_seconds: longest pause.
             pace_seconds: shortest time between queries that are answered at once, after the first
@@ -215,7 +211,7 @@ class ConsulDiscovery:
         return watch
 
     def open_watch(self, service: str) -> ConsulWatch:
-        """A watch that asks only when its `run_once` is called.
+        """A watch that queries only when its `run_once` is called.
 
         Raises:
             ValueError: not the name of a service.

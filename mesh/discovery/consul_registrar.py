@@ -1,5 +1,5 @@
-"""Announces a server to the local Consul agent, again whenever the agent has forgotten it, for as
-long as the process lives. No request waits for Consul.
+"""Registers a server with the local Consul agent, and again whenever the agent has lost it, as long
+as the process runs. No request waits for Consul.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from mesh.logs import get_logger
 
 log = get_logger()
 
-# how long an agent that forgot us may stay so; one request to the local machine
+# longest time until a lost registration is noticed; costs one request to the local machine
 RECONCILE_SECONDS = 10.0
 REGISTER_BACKOFF_MAX_SECONDS = 10.0
-START_SECONDS = 2.0  # how long starting waits for the first registration
-# how long stopping waits for the agent; afterwards the failing check removes us
+START_SECONDS = 2.0  # how long startup waits for the first registration
+# how long shutdown waits for the agent; afterwards the failing check removes this server
 STOP_SECONDS = 3.0
 CHECK_INTERVAL_SECONDS = 5.0
 CHECK_TIMEOUT_SECONDS = 2.0
-CHECK_FAILURES = 2  # one lost check under load is no reason to leave
+CHECK_FAILURES = 2  # one failed check under load must not remove the server
 DEREGISTER_AFTER = "1m"  # Consul's minimum
 
 
 class ConsulRegistrar:
-    """Implements `mesh.discovery.Registrar` on the local Consul agent: announces one server, again
-    whenever the agent has forgotten it.
+    """Implements `mesh.discovery.Registrar` on the local Consul agent: registers one server, and
+    again whenever the agent has lost it.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class ConsulRegistrar:
         stop_seconds: float = STOP_SECONDS,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Connects to nothing yet.
+        """Opens no connection yet.
 
         Args:
             address: "host:port" of the agent.
             token: ACL token, or None.
-            check_interval_seconds: how often the agent asks our health service; at least 1 s on a
-                real agent.
-            check_failures: failed checks in a row after which callers are told to leave us.
-            reconcile_seconds: how often the agent is asked whether it still knows us.
+            check_interval_seconds: how often the agent queries the health service; at least 1 s on
+                a real agent.
+            check_failures: failed checks in a row after which callers stop using this server.
+            reconcile_seconds: how often the agent is asked whether it still has the registration.
             grace_seconds: deadline of a request.
             backoff_seconds: first pause after a failure; doubles with each, with jitter.
             backoff_max_seconds: longest pause.
@@ -95,12 +95,12 @@ class ConsulRegistrar:
         meta: Mapping[str, str],
         tls: bool,
     ) -> None:
-        """Announces a server and keeps it announced until `deregister`, also when this call raises.
-        Callers see it once its health checks
-        pass: one for each of `grpc_services`, or one for the whole process when there are none.
+        """Registers a server and keeps it registered until `deregister`, also when this call
+        raises. Callers see it once its health checks pass: one for each of `grpc_services`, or one
+        for the whole process when there are none.
 
         Raises:
-            ConsulUnavailable: the agent did not take it within `start_seconds`; it is told again in
+            ConsulUnavailable: the agent did not accept it within `start_seconds`; it is retried in
                 the background.
             ValueError: not the name of a service, or registered already.
         """
@@ -122,8 +122,8 @@ class ConsulRegistrar:
             self._loop.start()
 
     async def run_once(self) -> float:
-        """Looks whether the agent knows us and tells it if not. Returns how many seconds to wait
-        before looking again.
+        """Checks whether the agent has the registration and registers if not. Returns the seconds
+        to wait before the next check.
         """
         try:
             if not (self._announced and await self._consul.knows(self._registration["ID"])):
@@ -140,14 +140,16 @@ class ConsulRegistrar:
         return self._reconcile_seconds
 
     async def deregister(self) -> None:
-        """Withdraws the announcement and closes every connection. Never raises and takes at most
-        `stop_seconds`: when the agent does not answer, the failing health check removes us."""
+        """Removes the registration and closes every connection. Never raises and takes at most
+        `stop_seconds`: when the agent does not answer, the failing health check removes the
+        server.
+        """
         if self._closed:
             return
         self._closed = True
         try:
             async with asyncio.timeout(self._stop_seconds):
-                # a registration on its way must not arrive after the withdrawal
+                # a registration in flight must not arrive after the deregistration
                 await self._loop.finish()
                 if self._registration:
                     await self._consul.deregister(self._registration["ID"])
@@ -163,8 +165,8 @@ class ConsulRegistrar:
     async def _announce(self) -> None:
         service_id = self._registration["ID"]
         await self._consul.register(self._registration)
-        # Left by the process before us: the agent keeps it over restarts. One that an operator sets
-        # later stays, the agent knows us then.
+        # Left by the previous process: the agent keeps it over restarts. One that an operator sets
+        # later stays, because the agent then has the registration.
         await self._consul.end_maintenance(service_id)
         self._announced = True
         log.info("consul_registered", id=service_id)
@@ -179,7 +181,7 @@ class ConsulRegistrar:
         tls: bool,
     ) -> dict[str, Any]:
         return {
-            # stable over restarts: a crash leaves no ghost beside its successor
+            # stable over restarts: a crash leaves no stale entry beside the new one
             "ID": f"{service}-{endpoint.host}-{endpoint.port}",
             "Name": service,
             "Address": endpoint.host,
@@ -195,8 +197,8 @@ class ConsulRegistrar:
         return {
             "Name": f"gRPC health of {target}",
             "GRPC": target,  # host:port/service, not a URL
-            # which name the certificate must have, and our agent's own certificate, are the agent's
-            # configuration
+            # the expected name in the certificate, and the agent's own certificate, are configured
+            # in the agent
             "GRPCUseTLS": tls,
             "Interval": f"{self._check_interval_seconds:g}s",
             "Timeout": f"{CHECK_TIMEOUT_SECONDS:g}s",

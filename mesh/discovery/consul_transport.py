@@ -1,7 +1,8 @@
-"""python-consul on asyncio, through its own seam: `Consul.connect` returns the transport, here one
-on httpx. It adds what the library lacks: every request has a deadline; every request carries the
-token as a header (the library puts it into the URL, and sends none with deregister); every failure
-is `ConsulUnavailable`; only the caller's settings decide where the agent is.
+"""Runs python-consul on asyncio, through its extension point: `Consul.connect` returns the
+transport, here one on httpx. It adds what the library lacks: every request has a deadline; every
+request carries the token as a header (the library puts it into the URL, and sends none with
+deregister); every failure is `ConsulUnavailable`; only the caller's settings decide where the agent
+is.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from mesh.errors import Unavailable
 T = TypeVar("T")
 Params = Sequence[tuple[str, str]] | None
 
-# Consul adds up to a sixteenth of `wait` to a blocking query, so that a fleet does not come back in
-# step.
+# Consul adds up to a sixteenth of `wait` to a blocking query, so that clients do not return all at
+# once.
 WAIT_STRETCH = 1 + 1 / 16
-GRACE_SECONDS = 5.0  # for everything that is not waiting on purpose: connect, send, answer
-BODY_EXCERPT = 200  # characters of an error's body that are worth a log line
+GRACE_SECONDS = 5.0  # for everything but the intended wait: connect, send, answer
+BODY_EXCERPT = 200  # characters of an error's body in a log line
 _WAIT = re.compile(r"([0-9.]+)s")
 
 
@@ -40,11 +41,11 @@ class ConsulUnavailable(Unavailable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassingReplicas:
-    """An answer to "which replicas pass their checks".
+    """The answer to a query for the replicas that pass their checks.
 
     Attributes:
-        endpoints: where they are.
-        index: where the next blocking query continues.
+        endpoints: their addresses.
+        index: index for the next blocking query.
         last_contact_seconds: how long ago the server that answered heard from its leader.
     """
 
@@ -63,7 +64,7 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
         self._grace_seconds = grace_seconds
         self._client = httpx.AsyncClient(
             headers={"X-Consul-Token": token} if token else {},
-            # an HTTP proxy in the environment must not sit between a server and its local agent
+            # an HTTP proxy in the environment must not be used for the local agent
             trust_env=False,
             # a watch holds one each
             limits=httpx.Limits(
@@ -74,7 +75,7 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
     async def get(
         self, callback: Callable[[base.Response], T], path: str, params: Params = None
     ) -> T:
-        """Sends GET and gives the answer to `callback`."""
+        """Sends GET and passes the answer to `callback`."""
         return await self._request("GET", path, callback=callback, params=params, data="")
 
     async def put(
@@ -84,11 +85,11 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
         params: Params = None,
         data: str = "",
     ) -> T:
-        """Sends PUT and gives the answer to `callback`."""
+        """Sends PUT and passes the answer to `callback`."""
         return await self._request("PUT", path, callback=callback, params=params, data=data)
 
     def post(self, *_: object, **__: object) -> NoReturn:
-        """Abstract in the library; no call of ours sends it."""
+        """Abstract in the library; never used by paymesh."""
         raise NotImplementedError
 
     def delete(self, *_: object, **__: object) -> NoReturn:
@@ -139,16 +140,14 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
 
 
 class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no types
-    """The calls that paymesh makes to its local agent. All raise ConsulUnavailable and nothing
-    else.
-    """
+    """The calls that paymesh makes to its local agent. All raise only ConsulUnavailable."""
 
     http: AsyncHttp
 
     def __init__(
         self, address: str, *, token: str | None = None, grace_seconds: float = GRACE_SECONDS
     ) -> None:
-        """Connects to nothing yet.
+        """Opens no connection yet.
 
         Args:
             address: "host:port" of the agent's HTTP API.
@@ -181,7 +180,7 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         verify: bool = True,  # noqa: ARG002, FBT001, FBT002  the library's signature
         cert: None = None,  # noqa: ARG002  as above
     ) -> AsyncHttp:
-        """python-consul's seam: makes the transport."""
+        """python-consul's extension point: makes the transport."""
         return AsyncHttp(
             host, port, scheme, token=self._token_header, grace_seconds=self._grace_seconds
         )
@@ -191,8 +190,9 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         await self.http.close()
 
     async def register(self, registration: Mapping[str, object]) -> None:
-        """Makes the agent know a service as `registration` says, with these checks and no others
-        (the library can say neither GRPC checks, Meta nor replacement)."""
+        """Registers a service with the agent as in `registration`, with these checks and no others
+        (the library supports neither GRPC checks, Meta nor replacement).
+        """
         await self.http.put(
             base.CB.bool(),
             "/v1/agent/service/register",
@@ -201,7 +201,7 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         )
 
     async def deregister(self, service_id: str) -> None:
-        """Makes the agent forget a service; one that it does not know is no error."""
+        """Deregisters a service from the agent; an unknown one is no error."""
         await self.agent.service.deregister(service_id)
 
     async def end_maintenance(self, service_id: str) -> None:
@@ -219,7 +219,7 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
 
         Args:
             service: name of the service.
-            index: the index of the answer one has, to wait for another; 0 asks for the present
+            index: the index of the last answer, to wait for a newer one; 0 returns the present
                 state at once.
             wait_seconds: how long to wait for a change.
             stale: whether any server may answer, also without a leader.
@@ -253,8 +253,8 @@ def _passing(response: base.Response) -> PassingReplicas:
 
 
 def _endpoint(entry: Mapping[str, Any]) -> Endpoint | None:
-    """Where a replica is: its own address, else its node's. None for a service without a port,
-    which nobody can call.
+    """The address of a replica: its own, else its node's. None for a service without a port, which
+    cannot be called.
     """
     service = entry["Service"]
     host, port = str(service["Address"] or entry["Node"]["Address"]), int(service["Port"])

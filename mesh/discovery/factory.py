@@ -1,4 +1,4 @@
-"""The discovery that the settings choose: Consul, or addresses from configuration."""
+"""Opens the discovery chosen by the settings: Consul, or addresses from configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mesh.settings import MeshSettings
 
 
 def open_discovery(settings: MeshSettings) -> Discovery:
-    """How this process finds others. Must be called inside the running loop.
+    """Opens the discovery with which this process finds other services. Must be called inside the
+    running loop.
 
     Raises:
         ValueError: an address is not "host:port".
@@ -25,7 +26,7 @@ def open_discovery(settings: MeshSettings) -> Discovery:
 
 
 def open_registrar(settings: MeshSettings) -> Registrar:
-    """How others find this process."""
+    """Opens the registrar through which others find this process."""
     if settings.discovery == "static":
         return StaticRegistrar()
     return ConsulRegistrar(

@@ -1,5 +1,5 @@
-"""The loop of a watch or a registrar: its task is referenced and ends when it is told to, and a
-defect of a step neither ends it nor passes in silence.
+"""Runs the loop of a watch or a registrar. Its task is referenced and ends on request. An error in
+a step is logged and does not end it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Loop:
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
     async def finish(self) -> None:
-        """Lets a running step come to its end, then ends."""
+        """Lets a running step finish, then ends."""
         self._stopping.set()
         if self._task is not None:
             await asyncio.wait({self._task})
 
     async def stop(self) -> None:
-        """Cancels a running step and waits until the task is gone."""
+        """Cancels a running step and waits until the task has ended."""
         self._stopping.set()
         if self._task is not None:
             self._task.cancel()
@@ -51,7 +51,7 @@ class Loop:
         while not self._stopping.is_set():
             try:
                 pause_seconds = await self._step()
-            # the outermost frame of a task: a defect must neither end discovery nor pass in silence
+            # the outermost frame of a task: an error must be logged and must not end discovery
             except Exception:
                 log.exception("discovery_step_failed", task=self._name)
                 pause_seconds = self._defect_pause_seconds

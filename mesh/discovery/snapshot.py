@@ -1,6 +1,7 @@
-"""The last good set of a service in a file, so that a process that starts while the registry is
-away still knows where to call. A file that is missing, torn or foreign counts as none; a disk that
-is full costs the snapshot, never discovery. Several processes may share the folder."""
+"""Saves the last good set of a service in a file, for a process that starts while the registry is
+unavailable. A missing, damaged or foreign file counts as none. On a full disk the snapshot is not
+saved, but discovery continues. Several processes may share the folder.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ log = get_logger()
 
 
 class EndpointSnapshot:
-    """One service's file."""
+    """The file of one service."""
 
     def __init__(self, folder: Path, service: str) -> None:
         self._service = service
         self._path = folder / f"{service}.json"
 
     def load(self) -> frozenset[Endpoint]:
-        """The set that was saved last; empty when there is none that can be read."""
+        """The set that was saved last; empty when none can be read."""
         try:
             saved = json.loads(self._path.read_bytes())
             return frozenset(Endpoint.parse(address) for address in saved["endpoints"])
@@ -34,7 +35,7 @@ class EndpointSnapshot:
             return frozenset()
 
     async def save(self, endpoints: frozenset[Endpoint]) -> None:
-        """Replaces the file in one step. Never raises for a disk that refuses."""
+        """Replaces the file in one step. Never raises for a disk error."""
         text = json.dumps(
             {
                 "service": self._service,

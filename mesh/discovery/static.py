@@ -1,5 +1,7 @@
-"""Addresses from configuration: the embedded default. The set of a service never changes unless a
-test (or a supervisor in the same process) replaces it with `StaticDiscovery.replace`."""
+"""Implements discovery by addresses from configuration, the embedded default. The set of a service
+never changes unless a test (or a supervisor in the same process) replaces it with
+`StaticDiscovery.replace`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from mesh.discovery import Endpoint
 
 
 class StaticWatch:
-    """Implements `mesh.discovery.Watch` over a set that somebody replaces."""
+    """Implements `mesh.discovery.Watch` over a set that other code replaces."""
 
     def __init__(self, endpoints: frozenset[Endpoint]) -> None:
         self._endpoints = endpoints
@@ -18,12 +20,12 @@ class StaticWatch:
         self._waiters: set[asyncio.Future[None]] = set()
 
     def current(self) -> frozenset[Endpoint]:
-        """The set as it is now."""
+        """The current set."""
         self._given = self._endpoints
         return self._endpoints
 
     async def changed(self) -> frozenset[Endpoint]:
-        """Waits until the set differs from the one given last."""
+        """Waits until the set differs from the one returned last."""
         while self._endpoints == self._given:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
@@ -34,12 +36,12 @@ class StaticWatch:
         return self.current()
 
     async def close(self) -> None:
-        """Cancels whoever waits."""
+        """Cancels waiting calls."""
         for waiter in self._waiters:
             waiter.cancel()
 
     def replace(self, endpoints: frozenset[Endpoint]) -> None:
-        """Sets what `current` gives and wakes whoever waits."""
+        """Sets the value of `current` and wakes waiting calls."""
         self._endpoints = endpoints
         for waiter in self._waiters:
             if not waiter.done():
@@ -60,13 +62,13 @@ class StaticDiscovery:
         self._watches: dict[str, list[StaticWatch]] = {}
 
     def watch(self, service: str) -> StaticWatch:
-        """A watch that knows its set at once; an unknown service has an empty one."""
+        """A watch whose set is known at once; empty for an unknown service."""
         watch = StaticWatch(self._endpoints.get(service, frozenset()))
         self._watches.setdefault(service, []).append(watch)
         return watch
 
     def replace(self, service: str, addresses: Iterable[str]) -> None:
-        """Gives a service other addresses at run time."""
+        """Replaces the addresses of a service at run time."""
         endpoints = self._endpoints[service] = frozenset(map(Endpoint.parse, addresses))
         for watch in self._watches.get(service, ()):
             watch.replace(endpoints)
@@ -79,8 +81,8 @@ class StaticDiscovery:
 
 
 class StaticRegistrar:
-    """Implements `mesh.discovery.Registrar` where nobody needs to be told: addresses are
-    configuration on both sides.
+    """Implements `mesh.discovery.Registrar` without a registry: addresses are configuration on both
+    sides.
     """
 
     async def register(
