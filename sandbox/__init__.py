@@ -1,6 +1,5 @@
-"""The simulated outside world: a payment channel as a program of its own.
+"""Simulates a payment channel as a separate program.
 
-It knows paymesh by the published HTTP API alone, and imports nothing of the services. It does
-import the runtime `mesh`: money, identifiers, clock, settings, logs, the worker and the HTTP
-server.
+It uses only the published HTTP API of paymesh, and imports nothing of the services. It imports the
+runtime `mesh`: money, identifiers, clock, settings, logs, the worker and the HTTP server.
 """

@@ -1,4 +1,4 @@
-"""`python -m sandbox`: the simulated payment channel, until SIGTERM or Ctrl-C."""
+"""`python -m sandbox`: runs the simulated payment channel until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ async def serve(config: SandboxConfig, listener: socket.socket) -> None:
 
 
 async def run(settings: SandboxSettings) -> None:
-    """Listens and serves. Raises ValueError or OSError for a port that is taken or a file that is
-    not what it should be.
-    """
+    """Listens and serves. Raises ValueError or OSError for a port in use or an invalid file."""
     listener = listen(settings.host, settings.port)
     await serve(settings.config(port=listener.getsockname()[1]), listener)
 

@@ -1,6 +1,4 @@
-"""The channel over HTTP: read, call, answer. `/v1/*` takes our key only; `/cashier/*` is for
-people.
-"""
+"""Serves the channel over HTTP. `/v1/*` requires the API key; `/cashier/*` is for people."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ Sleep = Callable[[float], Awaitable[None]]
 Deliver = Callable[[], Awaitable[int]]
 
 _BODY_BYTES_MAX = 16 * 1024
-_BODY_SECONDS_MAX = 5.0  # uvicorn waits for a slow body for ever
+_BODY_SECONDS_MAX = 5.0  # uvicorn has no limit for a slow body
 _PAGE_MAX = 1000
 
 
@@ -52,7 +50,7 @@ class Api:
     ) -> None:
         """
         Args:
-            deliver: sends the callbacks that are due, for those that come before the answer.
+            deliver: sends the callbacks that are due, for callbacks that precede the response.
         """
         self._channel = channel
         self._refunds = refunds
@@ -243,7 +241,7 @@ class Api:
         return await self._press(request, pay=False)
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002  # the framework's signature
-        """GET /healthz: answers when the file does."""
+        """GET /healthz: answers when the database file does."""
         await self._channel.list_transactions(after=0, limit=0)
         return JSONResponse({"status": "ok"})
 
@@ -259,7 +257,7 @@ class Api:
         return JSONResponse(self._json(transaction))
 
     async def _answer_badly(self, content: dict[str, object], answer: ResponseFault) -> Response:
-        """Whatever was to be done is done; only the answer suffers."""
+        """Makes a faulty response. The requested change is already committed."""
         match answer:
             case ResponseFault.NORMAL:
                 return JSONResponse(content)
@@ -298,10 +296,10 @@ class Api:
 
 
 class BrokenResponse(JSONResponse):
-    """An answer that breaks off in the middle, and its connection with it."""
+    """A response that breaks off in the middle, together with its connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # the framework's signature
-        """Sends half of it. The server notices that the rest does not come and closes."""
+        """Sends half of the body. The server notices that the rest is missing and closes."""
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )

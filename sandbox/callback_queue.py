@@ -1,4 +1,4 @@
-"""The queue of callbacks, written in the transaction of what they report."""
+"""Queues callbacks, in the transaction of the change that they report."""
 
 from __future__ import annotations
 

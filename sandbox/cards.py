@@ -1,5 +1,5 @@
-"""Which card does what. The numbers are Stripe's public test numbers, which people know; any other
-valid number captures.
+"""Maps card numbers to behaviour. The numbers are Stripe's public test numbers; any other valid
+number captures.
 
 A number lives in the memory of one request: only brand and last four digits leave this module.
 """
@@ -16,12 +16,12 @@ from sandbox.misbehaviour import REFUND_CARDS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What happens to a charge because of its card; because of its amount: misbehaviour.py.
+    """The behaviour of a charge by its card. Behaviour by amount is in misbehaviour.py.
 
     Attributes:
-        outcome: what is committed before anything is answered.
-        is_slow: True when the answer is held back by `slow_seconds` after the commit.
-        refund_card: the name of how its refunds go, or "".
+        outcome: committed before the response.
+        is_slow: True when the response is delayed by `slow_seconds` after the commit.
+        refund_card: the name of the behaviour of its refunds, or "".
     """
 
     outcome: Outcome
@@ -42,12 +42,12 @@ class Card:
 
     @property
     def last4(self) -> str:
-        """The four digits that may be kept."""
+        """The last four digits, which may be stored."""
         return self.number[-4:]
 
     @property
     def brand(self) -> str:
-        """The card's scheme by its first digits, "unknown" when we do not know it."""
+        """The card's scheme by its first digits, "unknown" for any other."""
         return next((name for name, pattern in _BRANDS if pattern.match(self.number)), "unknown")
 
 
@@ -91,7 +91,7 @@ _BRANDS: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 
 def behaviour_of(card: Card, *, now: datetime) -> Behaviour:
-    """What a charge of this card does. A card is good until the end of the month it names."""
+    """The behaviour of a charge of this card. A card is valid until the end of its month."""
     if not _is_luhn_valid(card.number):
         return _INCORRECT_NUMBER
     if (card.expiration_year, card.expiration_month) < (now.year, now.month):

@@ -1,8 +1,8 @@
-"""The hosted cashier page: a person sees what is paid and presses Pay or Fail. No JavaScript;
-whatever came from outside is escaped.
+"""Renders the hosted cashier page, where a person sees the amount and presses Pay or Fail. No
+JavaScript; all external text is escaped.
 
-The address is the credential: it holds an unguessable token, so a foreign site cannot name the form
-it would have to post.
+The address is the credential: it contains an unguessable token, so a foreign site cannot forge the
+form post.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAGE = Template(_SOURCE)
 _STYLE = _SOURCE.partition("<style>")[2].partition("</style>")[0]
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _HEADERS = {
-    # The page may load nothing, run nothing and be framed by nobody; its forms go back to it.
+    # The page may load nothing, run nothing and not be framed; its forms post only to it.
     "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; "
     f"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",  # the address is a credential and the state changes
@@ -37,12 +37,12 @@ _RETURN_AFTER_SECONDS = 5
 _BUTTONS = """<form method="post" action="{path}/pay"><button class="pay" type="submit">{pay}</button></form>
 <form method="post" action="{path}/fail"><button class="fail" type="submit">{fail}</button></form>
 <p class="hint">{hint}</p>"""
-_ORDER = "Order "  # how the subject of an order's payment begins
+_ORDER = "Order "  # prefix of the subject of an order's payment
 
 
 def page(transaction: Transaction, *, shop_name: str, texts: Texts) -> HTMLResponse:
-    """The page of a transaction: buttons while it is open, afterwards its end and the way back to
-    the shop.
+    """The page of a transaction: buttons while it is open, afterwards its outcome and a link to the
+    shop.
     """
     title, tone, text = _state(transaction, texts)
     amount = html.escape(str(transaction.amount))
@@ -82,7 +82,7 @@ def page(transaction: Transaction, *, shop_name: str, texts: Texts) -> HTMLRespo
 
 
 def not_found(*, shop_name: str, texts: Texts) -> HTMLResponse:
-    """The page of an address that we never gave out."""
+    """The page for an unknown address."""
     title, text = texts.not_found
     return _render(
         texts,

@@ -1,4 +1,4 @@
-"""The words of the cashier page, in English and in Chinese."""
+"""Contains the texts of the cashier page, in English and in Chinese."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mesh.languages import Language, preferred
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
-    """The words of one language. `{amount}`, `{time}` and `{shop}` are filled in."""
+    """The texts of one language. `{amount}`, `{time}` and `{shop}` are filled in."""
 
     tag: str  # of the HTML page
     banner: str
@@ -66,7 +66,5 @@ _CHINESE: Final = Texts(
 
 
 def texts_for(accept_language: str) -> Texts:
-    """The words for a person whose browser sends this Accept-Language header; English when it
-    prefers neither.
-    """
+    """The texts for this Accept-Language header; English when it prefers neither."""
     return _CHINESE if preferred(accept_language) is Language.ZH else _ENGLISH

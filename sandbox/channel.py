@@ -1,6 +1,5 @@
-"""The requests of the channel, one method and one transaction each. An outcome is committed,
-together with its callback, before anything is answered; a repetition of an attempt id answers what
-happened the first time.
+"""Implements the requests of the channel, one method and one transaction each. An outcome is
+committed with its callback before the response; a repeated attempt id gets the first outcome again.
 """
 
 from __future__ import annotations
@@ -118,8 +117,8 @@ class SimulatedChannel:
         return await self._store.run(store.list_transactions, after=after, limit=limit)
 
     async def close(self, attempt_id: str) -> Transaction:
-        """Closes what is open. An id that is not known becomes a tombstone; what ended before stays
-        as it is.
+        """Closes an open transaction. An unknown id becomes a tombstone; a final transaction stays
+        unchanged.
 
         Raises:
             NotClosable: this one may still be paid, and may be so for ever.
@@ -140,7 +139,7 @@ class SimulatedChannel:
         return await self._store.run(self._by_token, token)
 
     async def press(self, token: str, *, pay: bool) -> Transaction:
-        """A person pressed Pay or Fail. On a transaction that ended before nothing changes.
+        """Applies Pay or Fail, pressed by a person. A final transaction stays unchanged.
 
         Raises:
             TransactionNotFound: there is no such page.
@@ -152,10 +151,10 @@ class SimulatedChannel:
         return transaction
 
     async def sign(self, attempt_id: str, request: wire.SignatureRequest) -> str:
-        """Records an outcome as the truth and signs it.
+        """Records an outcome as final and signs it.
 
         Raises:
-            SignatureDisabled: this sandbox does not do that.
+            SignatureDisabled: this sandbox does not sign outcomes.
             TransactionNotFound: the channel does not know the id.
             OutcomeDiffers: it ended otherwise.
         """
@@ -171,7 +170,7 @@ class SimulatedChannel:
         )
 
     async def expire_due(self) -> int:
-        """Closes what nobody paid in time; answers how many."""
+        """Closes transactions that were not paid in time; returns how many."""
         return await self._store.run(self._expire_due)
 
     def _charge(
@@ -318,8 +317,8 @@ class SimulatedChannel:
         return self._expired_if_due(tx, transaction)
 
     def _expired_if_due(self, tx: Tx, transaction: Transaction) -> Transaction:
-        """A transaction is never shown open after its deadline, whether or not the worker came
-        by.
+        """Closes a transaction past its deadline, so that it is never shown open, even before the
+        worker runs.
         """
         return (
             self._outcomes.end(tx, transaction, EXPIRED)

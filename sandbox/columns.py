@@ -1,4 +1,4 @@
-"""Columns of the sandbox's file and the values that they hold."""
+"""Converts between columns of the sandbox's file and their values."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from sandbox import store
 from sandbox.signatures import sign_callback
 from sandbox.store import Delivery, Store
 
-# of one delivery, all of it: a receiver that answers later is asked again
+# of one whole delivery: after a later answer it is sent again
 SEND_TIMEOUT_SECONDS = 3.0
 _BATCH = 16  # deliveries in flight at once
 _ANSWER = b"success"
@@ -45,11 +45,12 @@ class Deliveries:
         self._url = url
         self._secret = secret
         self._retry_seconds = tuple(retry_seconds)
-        # the worker and a charge whose callback comes first would send the same one twice
+        # the worker and a charge whose callback precedes its response would send the same callback
+        # twice
         self._one_round = asyncio.Lock()
 
     async def run_once(self) -> int:
-        """Sends what is due, once; returns how many were tried."""
+        """Sends each due callback once; returns how many were tried."""
         if self._url is None:
             return 0
         async with self._one_round:
@@ -80,7 +81,7 @@ class Deliveries:
         await self._store.run(store.save_undelivered, delivery.event_id, error=error, due_at=due_at)
 
     async def _send(self, body: bytes, url: str) -> str | None:
-        """What went wrong, or None."""
+        """Sends one callback; returns the problem, or None."""
         timestamp = str(milliseconds(self._clock.now()))
         headers = {
             "content-type": "application/json",

@@ -1,12 +1,12 @@
-"""What the channel keeps true: a transaction leaves PENDING once, and money moves only on the way
-to CAPTURED and on the way of a refund.
+"""Defines the invariants of the channel: a transaction leaves PENDING once, and money moves only by
+a step to CAPTURED and by a refund.
 
     PENDING -> CAPTURED | DECLINED | FAILED | CLOSED
     CLOSED, DECLINED -> CAPTURED as a misbehaviour only
     refund PENDING -> SUCCESS | FAILED                      SUCCESS -> REVERSED (it bounced)
 
-An attempt id that was closed before the channel knew it is CLOSED from its first moment (a
-tombstone): it can never capture. Refunds never exceed what was captured.
+An attempt id that was closed before the channel knew it is CLOSED from the start (a tombstone): it
+can never capture. Refunds never exceed the captured amount.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mesh.money import Money
 
 
 class Status(StrEnum):
-    """Where a transaction stands."""
+    """The state of a transaction."""
 
     PENDING = "PENDING"  # waits for the payer
     CAPTURED = "CAPTURED"  # money moved
@@ -29,7 +29,7 @@ class Status(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a transaction is."""
+    """The kind of a transaction."""
 
     CHARGE = "CHARGE"  # a card, decided at once
     CHECKOUT = "CHECKOUT"  # a cashier page, decided by a person
@@ -46,7 +46,7 @@ NEXT: dict[Status, frozenset[Status]] = {
 
 
 class RefundStatus(StrEnum):
-    """Where a refund stands."""
+    """The state of a refund."""
 
     PENDING = "PENDING"  # accepted; decided later
     SUCCESS = "SUCCESS"  # the money left
@@ -200,17 +200,17 @@ REFUSED_BY_SIGNATURE = Outcome(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """What became of one attempt id.
+    """The transaction of one attempt id.
 
     Attributes:
         attempt_id: the shop's id, our idempotency key.
         trade_no: our own number.
-        amount: what the shop asked for; None for a tombstone only.
-        captured: what was taken, once it was.
-        fee: what the channel keeps of it.
-        finished_at: when it left PENDING, or was paid after all.
+        amount: the requested amount; None only for a tombstone.
+        captured: the captured amount, once captured.
+        fee: the channel's fee.
+        finished_at: when it left PENDING, or was paid late.
         cashier_token: unguessable; it authorizes the buttons of the page.
-        refund_card: the name of how its card's refunds go, or "".
+        refund_card: the name of the behaviour of its card's refunds, or "".
         duplicate_of: the attempt id under which the same buyer was charged first, or "".
     """
 
@@ -241,11 +241,11 @@ class Transaction:
 
     @property
     def shown_amount(self) -> Money | None:
-        """What was taken, or will be."""
+        """The amount that was or will be captured."""
         return self.captured or self.amount
 
     def is_due(self, now: datetime) -> bool:
-        """True when it waits for a payer whose time is over."""
+        """True when it waits for a payer past its deadline."""
         return not self.is_final and self.expires_at is not None and now >= self.expires_at
 
     def finish(
@@ -259,7 +259,7 @@ class Transaction:
         """The transaction after its end.
 
         Args:
-            captured: when that is not the amount that was asked for.
+            captured: the captured amount if it differs from the requested one.
             fee: of a capture; None: nothing.
 
         Raises:
@@ -279,7 +279,7 @@ class Transaction:
     def pay_after_all(
         self, *, at: datetime, captured: Money | None = None, fee: Money | None = None
     ) -> Transaction:
-        """Money moves although everybody was told that it will not.
+        """Captures after a final outcome without money movement was reported.
 
         Raises:
             OutcomeDiffers: it is open, or captured.
@@ -296,7 +296,7 @@ class Transaction:
         return _taken(paid, captured, fee)
 
     def must_match(self, *, kind: Kind, amount: Money) -> None:
-        """Checks a repetition. A tombstone matches everything: that is its use.
+        """Checks a repetition. A tombstone matches every request by design.
 
         Raises:
             AttemptReused: the repetition is not the same request.
@@ -343,7 +343,7 @@ class Refund:
 
     @property
     def occurred_at(self) -> datetime:
-        """When it became what it is."""
+        """The time of the present state."""
         return self.reversed_at or self.finished_at or self.created_at
 
     def to(
@@ -364,7 +364,7 @@ class Refund:
             raise OutcomeDiffers(f"the refund is {self.status}")
         changed = replace(self, status=status, code=code, message=message)
         if status is RefundStatus.REVERSED:
-            return replace(changed, reversed_at=at)  # what came back of the fee stays
+            return replace(changed, reversed_at=at)  # the returned part of the fee stays returned
         return replace(changed, finished_at=at, fee_returned=fee_returned)
 
     def must_match(self, *, attempt_id: str, amount: Money) -> None:
@@ -380,7 +380,7 @@ class Refund:
 
 
 def fee_of(captured: Money, *, basis_points: int) -> Money:
-    """What the channel keeps of a capture; half up."""
+    """The channel's fee for a capture; rounded half up."""
     return Money((captured.minor * basis_points + 5_000) // 10_000, captured.currency)
 
 

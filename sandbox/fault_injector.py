@@ -1,5 +1,5 @@
-"""Differences injected into a statement, and the list of them: a reconciliation is scored by found
-/ injected.
+"""Injects differences into a statement and lists them: a reconciliation is scored by found /
+injected.
 
 Every difference has lines of its own, and makes exactly one finding. A seed chooses; the same seed
 on the same lines chooses the same.
@@ -16,7 +16,7 @@ from mesh.money import Money
 from sandbox.domain import InvalidRequest
 from sandbox.statement_file import Line, LineType, Planted
 
-_ONE = 100  # minor units that an amount is off by
+_ONE = 100  # minor units by which an amount differs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

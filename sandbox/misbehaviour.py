@@ -1,10 +1,10 @@
-"""How the channel misbehaves on demand: the last four digits of an amount in minor units choose.
-This is the table; docs/sandbox.md explains it.
+"""Maps amounts to misbehaviour of the channel: the last four digits in minor units choose.
+docs/sandbox.md explains this table.
 
 Amounts of payments end in 7701 to 7739 (77.01, 177.01, …), amounts of refunds in 7741 to 7759.
 Cards of Stripe's that name a refund do the same.
-Whatever is done is done before it is answered, and what comes later waits in the file: `kill -9`
-changes none of it.
+Changes are committed before the response, and later steps wait in the file: `kill -9` changes none
+of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sandbox.domain import RefundStatus, Status
 
 
 class ResponseFault(StrEnum):
-    """What the response to a request that was carried out looks like."""
+    """The fault in the response to a request that was carried out."""
 
     NORMAL = "NORMAL"
     SLOW = "SLOW"  # a tenth of `slow_seconds` late
@@ -29,7 +29,7 @@ class ResponseFault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misbehaviour:
-    """What is different about a payment. The defaults are good behaviour.
+    """The misbehaviour of a payment. The defaults are correct behaviour.
 
     Attributes:
         is_recorded: False when the request fails before anything is done.
@@ -63,7 +63,7 @@ class Misbehaviour:
     foreign: bool = False
 
     def captured(self, amount: Money) -> Money:
-        """What is taken when `amount` was asked for."""
+        """The captured amount when `amount` was requested."""
         currency = (
             ("USD" if amount.currency != "USD" else "EUR") if self.foreign else amount.currency
         )
@@ -72,7 +72,7 @@ class Misbehaviour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundMisbehaviour:
-    """What is different about a refund.
+    """The misbehaviour of a refund.
 
     Attributes:
         steps: (seconds after the step before, what it becomes); the first step is taken when it is
@@ -141,12 +141,12 @@ _REFUNDS_BY_NAME = dict(REFUNDS.values())
 
 
 def of_payment(amount: Money) -> Misbehaviour:
-    """How a payment of this amount goes."""
+    """The behaviour of a payment of this amount."""
     return PAYMENTS.get(amount.minor % 10_000, ("", GOOD))[1]
 
 
 def of_refund(amount: Money, *, card: str) -> RefundMisbehaviour:
-    """How a refund of this amount goes.
+    """The behaviour of a refund of this amount.
 
     Args:
         card: the name that the charge's card gave its refunds, or "".

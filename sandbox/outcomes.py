@@ -1,5 +1,5 @@
-"""How a transaction ends: one place for every outcome, with the callback that reports it and with
-what a misbehaving channel schedules for later. Every method runs inside the caller's transaction.
+"""Ends transactions: records every outcome, with the callback that reports it and with later steps
+of a misbehaving channel. Every method runs inside the caller's transaction.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _AGAIN = "-2"  # ends the attempt id of a second capture
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRules:
-    """What configuration decides.
+    """The configured rules of the channel.
 
     Attributes:
         misbehaves: True in development: amounts and cards may choose misbehaviour.
-        fee_basis_points: what is kept of each capture.
+        fee_basis_points: the fee of each capture.
         allow_signatures: True in development: an outcome may be recorded by asking for its
             signature.
         md5_secret: of source 001's rule.
-        signed_callback_delay_seconds: how long the callback of a signed outcome waits: the
-            hint is to arrive first.
+        signed_callback_delay_seconds: how long the callback of a signed outcome waits, so that the
+            hint arrives first.
     """
 
     misbehaves: bool
@@ -98,7 +98,7 @@ class Outcomes:
         return ended
 
     def take_scheduled(self, tx: Tx, scheduled: Scheduled) -> None:
-        """Does what was scheduled for a transaction, unless it has ended otherwise."""
+        """Applies the scheduled step of a transaction, unless it has ended otherwise."""
         transaction = store.find(tx, scheduled.subject)
         if transaction is None or transaction.amount is None:
             return
@@ -126,7 +126,7 @@ class Outcomes:
     def schedule_late_payment(
         self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour
     ) -> None:
-        """Lets the money move later, for a channel that does so after a close or a decline."""
+        """Schedules a capture after a close or a decline, for a misbehaving channel."""
         if behaviour.paid_after_all_seconds is not None:
             store.schedule(
                 tx,
@@ -170,11 +170,11 @@ class Outcomes:
         )
 
     def behaviour_of(self, transaction: Transaction) -> Misbehaviour:
-        """How the channel treats a transaction."""
+        """The behaviour of the channel for a transaction."""
         return GOOD if transaction.amount is None else self.behaviour(transaction.amount)
 
     def behaviour(self, amount: Money) -> Misbehaviour:
-        """How the channel treats a new payment of this amount."""
+        """The behaviour of the channel for a new payment of this amount."""
         return misbehaviour.of_payment(amount) if self._rules.misbehaves else GOOD
 
     def _fee(self, captured: Money) -> Money:

@@ -1,4 +1,4 @@
-"""Refunds in the sandbox's file."""
+"""Stores refunds in the sandbox's file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_refund(tx: Tx, refund_id: str) -> Refund | None:
 
 
 def refunds_of(tx: Tx, attempt_id: str) -> list[Refund]:
-    """Everything that was asked back of an attempt, oldest first."""
+    """All refunds of an attempt, oldest first."""
     return list_refunds(tx, "attempt_id = ?", attempt_id)
 
 

@@ -1,6 +1,6 @@
-"""Refunds of the channel, one transaction per method, idempotent by the refund id. The refunds of
-an attempt never exceed its capture. A refund that is not possible is recorded as FAILED, so that
-its id has the same answer for ever.
+"""Implements refunds of the channel, one transaction per method, idempotent by the refund id. The
+refunds of an attempt never exceed its capture. An impossible refund is recorded as FAILED, so that
+its id always has the same answer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RefundDesk:
         return await self._store.run(refund_store.refunds_of, attempt_id)
 
     def take_step(self, tx: Tx, scheduled: Scheduled) -> None:
-        """The next step of a refund whose time has come."""
+        """Applies the next due step of a refund."""
         refund = refund_store.find_refund(tx, scheduled.subject)
         transaction = None if refund is None else store.find(tx, refund.attempt_id)
         if refund is None or transaction is None:
@@ -166,7 +166,7 @@ _MESSAGES = {
 
 
 def _problem(tx: Tx, transaction: Transaction | None, amount: Money) -> str:
-    """Why a refund cannot be, or ""."""
+    """The reason why a refund is impossible, or ""."""
     if transaction is None or transaction.captured is None:
         return "not_captured"
     if amount.currency != transaction.captured.currency:

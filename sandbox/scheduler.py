@@ -1,5 +1,5 @@
-"""Does what was scheduled, and says when the next thing is due. Later outcomes wait in the file;
-each happens in one transaction with its callback.
+"""Runs scheduled steps and computes when the next one is due. Later outcomes wait in the file; each
+is applied in one transaction with its callback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BATCH = 50  # keeps one transaction short
 
 
 class Scheduler:
-    """Does what was scheduled."""
+    """Runs scheduled steps."""
 
     def __init__(
         self, channel_store: Store, outcomes: Outcomes, refunds: RefundDesk, *, clock: Clock
@@ -27,7 +27,7 @@ class Scheduler:
         self._clock = clock
 
     async def run_once(self) -> int:
-        """Does what is due; returns how many."""
+        """Runs the due steps; returns how many."""
         return await self._store.run(self._take)
 
     def _take(self, tx: Tx) -> int:

@@ -1,6 +1,4 @@
-"""The tables of the sandbox's SQLite file, and the steps from one version of the file to the
-next.
-"""
+"""Defines the tables of the sandbox's SQLite file, and its migration steps."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS transactions (

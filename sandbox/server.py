@@ -1,4 +1,4 @@
-"""The HTTP server of the sandbox, the same for `__main__` and for tests."""
+"""Runs the HTTP server of the sandbox, for `__main__` and for tests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from starlette.applications import Starlette
 from mesh.http_server import HttpServer
 
 _BACKLOG = 1024
-# longer than any client of ours keeps an idle connection: a request never meets a closing one
+# longer than any of our clients keeps an idle connection, so no request hits a closing one
 _KEEP_ALIVE_SECONDS = 75
-_SHUTDOWN_SECONDS = 2  # a slow card's answer is not waited for
+_SHUTDOWN_SECONDS = 2  # shutdown does not wait for a slow card's response
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket: connections from now on are answered as soon as the server runs.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     listener = socket.create_server(
         (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG

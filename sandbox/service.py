@@ -1,5 +1,5 @@
-"""The sandbox put together: file, channel, callbacks and HTTP, from plain values. `__main__` and
-tests build it here.
+"""Builds the sandbox from plain values: file, channel, callbacks and HTTP. Used by `__main__` and
+tests.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sandbox.scheduler import Scheduler, due_in
 from sandbox.statements import StatementRules, Statements
 from sandbox.store import Store
 
-# how late a retry or an expiry may be noticed; new callbacks wake the worker at once
+# longest delay of a retry or an expiry; new callbacks wake the worker at once
 IDLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxConfig:
-    """What a sandbox needs to know; secrets are resolved already.
+    """The configuration of a sandbox, with resolved secrets.
 
     Attributes:
         api_key: of /v1/*.
@@ -43,10 +43,10 @@ class SandboxConfig:
         callback_retry_seconds: pauses between deliveries; one delivery more than pauses, then it is
             given up.
         md5_secret: of source 001's rule.
-        public_base_url: what cashier links start with.
+        public_base_url: the start of cashier links.
         allow_misbehaviour: amounts and cards may choose misbehaviour, and differences may be
             injected into statements.
-        fee_basis_points: what is kept of each capture, in hundredths of a per cent.
+        fee_basis_points: the fee of each capture, in hundredths of a per cent.
         statement_time_zone: whose days statements are of. statement_cut_off: when such a day begins
             there.
     """
@@ -72,8 +72,8 @@ class SandboxConfig:
 
 
 class Sandbox:
-    """A running sandbox. `app` serves it; `run_once` does what is due in the background; `run` does
-    so until it is cancelled.
+    """A running sandbox. `app` serves it; `run_once` does the due background work; `run` repeats
+    that until it is cancelled.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Sandbox:
         )
 
     def wake(self) -> None:
-        """A callback is due."""
+        """Wakes the worker, because a callback is due."""
         self._worker.wake()
 
     async def run_once(self) -> int:
-        """Closes what was not paid in time, does what was scheduled and sends the callbacks that
-        are due; returns how many of all.
+        """Closes unpaid transactions past their deadline, runs scheduled steps and sends due
+        callbacks; returns the total count.
         """
         return (
             await self._channel.expire_due()
@@ -115,9 +115,7 @@ class Sandbox:
         )
 
     async def run(self) -> None:
-        """Does `run_once` for ever. A failure is logged and tried again: a full disk must not end
-        callbacks.
-        """
+        """Repeats `run_once`. A failure is logged and retried: a full disk must not stop it."""
         await self._worker.run()
 
     async def _due_in(self) -> Seconds | None:
@@ -133,16 +131,16 @@ async def open_sandbox(
     new_token: Callable[[], str],
     sleep: Sleep = asyncio.sleep,
 ) -> AsyncIterator[Sandbox]:
-    """Opens the file and puts the parts together; closes them after.
+    """Opens the file and builds the parts; closes them afterwards.
 
     Args:
         new_token: makes the unguessable part of a cashier address.
-        sleep: waits for a number of seconds; holds back the answer of the slow card.
+        sleep: waits for a number of seconds; delays the response of the slow card.
     """
     store = Store(config.database_file)
     await store.open()
     try:
-        # Never through a proxy of the environment, never to where the receiver redirects.
+        # Never through a proxy of the environment, and never follows redirects.
         async with httpx.AsyncClient(
             trust_env=False,
             follow_redirects=False,

@@ -1,4 +1,4 @@
-"""How the channel signs: HMAC-SHA256 over `timestamp.body` for callbacks, and the MD5 rule of
+"""Signs as the channel does: HMAC-SHA256 over `timestamp.body` for callbacks, and the MD5 rule of
 source 001 for its hint.
 """
 
@@ -18,6 +18,7 @@ def sign_hint(
 ) -> str:
     """UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)): the fields in the
     order of their names, without separators. It covers neither amount nor trade number, so it
-    proves nothing but that somebody with the secret pointed at a payment."""
+    proves only that a holder of the secret named a payment.
+    """
     text = callback_status + nonce + payment_id + timestamp + secret
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().upper()

@@ -1,5 +1,5 @@
-"""A statement as text: header, numbered lines, sums and an end mark. A file without its end was cut
-off.
+"""Renders a statement as text: header, numbered lines, sums and an end mark. A file without its end
+mark is truncated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mesh.money import Money
 
 
 class LineType(StrEnum):
-    """What a line says of its amount."""
+    """The type of a line."""
 
     CAPTURE = "CAPTURE"  # taken from a buyer; `fee` was kept of it
     REFUND = "REFUND"  # given back; `fee` came back to the shop
@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line as it is shown, but for its number: text, because a spoiled one need not make sense.
+    """A line without its number. Fields are text, because an altered line may be invalid.
 
     Attributes:
         trade_no: of the capture, or the refund's own number.

@@ -1,4 +1,4 @@
-"""Rows of statements: files that were spoiled, and lines that were moved to another day."""
+"""Stores altered statements, and lines that were moved to another day."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from sandbox.store import Tx
 
 
 def find_statement(tx: Tx, date: str) -> bytes | None:
-    """The spoiled statement of a day, if it is."""
+    """The altered statement of a day, if there is one."""
     row = tx.execute("SELECT body FROM statements WHERE date = ?", (date,)).fetchone()
     return None if row is None else bytes(row[0])
 
 
 def insert_statement(tx: Tx, *, date: str, body: bytes) -> None:
-    """Keeps a spoiled statement."""
+    """Stores an altered statement."""
     tx.execute("INSERT INTO statements (date, body) VALUES (?, ?)", (date, body))
 
 

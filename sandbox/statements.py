@@ -1,8 +1,8 @@
-"""The channel's day as a CSV file: captures, refunds and refunds that bounced, in the channel's
-time zone from cut-off to cut-off.
+"""Writes the channel's day as a CSV file: captures, refunds and refunds that bounced, in the
+channel's time zone from cut-off to cut-off.
 
 A day that is over never changes. Differences are injected on demand (fault_injector.py); that file
-is kept, so that it reads the same for ever too.
+is stored, so that it never changes either.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sandbox.store import Store, Tx
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementRules:
-    """What configuration decides: the channel's days, and whether they may be spoiled."""
+    """The configured rules: the channel's days, and whether their statements may be altered."""
 
     time_zone: ZoneInfo
     cut_off: time
@@ -66,7 +66,7 @@ class Statements:
     async def captures(
         self, date: date, *, after: int, limit: int
     ) -> list[tuple[int, Transaction]]:
-        """What was captured on a day, which need not be over, with positions, beyond a position."""
+        """Captures of a day, which need not be over, with positions, beyond a position."""
         return await self._store.run(
             store.list_captured, *self._rules.day(date), after=after, limit=limit
         )
@@ -82,8 +82,8 @@ class Statements:
     async def plant(
         self, date: date, *, count: int, seed: str, kinds: Sequence[str]
     ) -> list[Planted]:
-        """Spoils the file of a day once and tells how. The same seed on the same day spoils the
-        same.
+        """Injects differences into the file of a day once and lists them. The same seed on the same
+        day makes the same differences.
 
         Raises:
             Disabled: not in production. StatementNotReady: the day is not over. AlreadyPlanted: it

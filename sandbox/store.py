@@ -1,8 +1,8 @@
-"""The channel's own SQLite file: transactions, callbacks and what is scheduled; refunds are in
+"""Stores transactions, callbacks and scheduled steps in the channel's SQLite file; refunds are in
 `refund_store`.
 
-One connection on one thread of its own: each function given to `run` is one transaction, and none
-sees another halfway. An outcome and its callback are written together. The journal is a WAL with
+One connection on its own thread: each function given to `run` is one transaction, isolated from
+others. An outcome and its callback are written together. The journal is a WAL with
 synchronous=NORMAL: what is committed survives kill -9 of the process; a power cut may lose the last
 commits of this simulator, never a part of one.
 """
@@ -50,7 +50,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled:
-    """Something that is scheduled for a subject (an attempt id or a refund id)."""
+    """A scheduled step of a subject (an attempt id or a refund id)."""
 
     number: int
     what: str
@@ -235,7 +235,7 @@ def list_captured(
 
 
 def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0) -> None:
-    """Schedules something. The same thing twice happens once."""
+    """Schedules a step. Scheduling the same step twice runs it once."""
     tx.execute(
         "INSERT OR IGNORE INTO scheduled (what, subject, due_ms, step) VALUES (?, ?, ?, ?)",
         (what, subject, milliseconds(due_at), step),
@@ -243,7 +243,7 @@ def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0
 
 
 def take_scheduled(tx: Tx, *, now: datetime, limit: int) -> list[Scheduled]:
-    """What is due, in order; deleted by the transaction that does it."""
+    """Takes due steps, in order; deleted in the transaction that applies them."""
     rows = tx.execute(
         "SELECT seq, what, subject, step FROM scheduled WHERE due_ms <= ? ORDER BY due_ms, seq "
         "LIMIT ?",
@@ -279,7 +279,7 @@ def list_due_deliveries(tx: Tx, *, now: datetime, limit: int) -> list[Delivery]:
 
 
 def save_delivered(tx: Tx, event_id: str) -> None:
-    """The receiver took it."""
+    """Records that the receiver accepted the callback."""
     tx.execute(
         "UPDATE deliveries SET state = 'DONE', attempts = attempts + 1, last_error = '' WHERE "
         "event_id = ?",
@@ -288,7 +288,7 @@ def save_delivered(tx: Tx, event_id: str) -> None:
 
 
 def save_undelivered(tx: Tx, event_id: str, *, error: str, due_at: datetime | None) -> None:
-    """The receiver did not take it; it is tried again at `due_at`, or never when that is None."""
+    """Records a failed delivery; it is retried at `due_at`, or never when that is None."""
     tx.execute(
         "UPDATE deliveries SET state = ?, due_ms = coalesce(?, due_ms), attempts = attempts + 1, "
         "last_error = ? WHERE event_id = ?",

@@ -1,4 +1,4 @@
-"""What travels over the channel's HTTP API: requests as strict structs, transactions as JSON.
+"""Defines the messages of the channel's HTTP API: requests as strict structs, transactions as JSON.
 Amounts are decimal strings in major units.
 """
 
@@ -25,7 +25,7 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class CardInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A card. Nothing prints it."""
+    """A card. It is never printed."""
 
     number: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{12,19}\Z")]
     cvv: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{3,4}\Z")]
@@ -36,7 +36,7 @@ class CardInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "CardInput(hidden)"
 
     def card(self) -> cards.Card:
-        """The card without its CVV, which is not looked at again."""
+        """The card without its CVV, which is not used again."""
         return cards.Card(
             number=self.number,
             expiration_year=self.expiration_year,
@@ -99,7 +99,7 @@ def decode(body: bytes, kind: type[R]) -> R:
     """Reads a request.
 
     Raises:
-        InvalidRequest: names the place that is wrong, never its value.
+        InvalidRequest: names the invalid field, never its value.
     """
     try:
         return msgspec.json.decode(body, type=kind)

@@ -1,7 +1,7 @@
-"""Whether a process answers: the gRPC health service of a server, an HTTP path that answers 200, a
-Redis that takes commands.
+"""Probes processes: by the gRPC health service of a server, by an HTTP path that answers 200, or by
+a PING of Redis.
 
-A probe never raises and waits a bounded time: no answer is the answer no.
+A probe never raises and waits a bounded time: no answer means unhealthy.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import Protocol
 from mesh.settings import MeshSettings
 
 PROBE_SECONDS_MAX = 2.0
-# http_proxy in the environment is not about us
+# http_proxy in the environment must not apply to local probes
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 
 
 class Probe(Protocol):
-    """Asks one process how it is."""
+    """A health probe of one process."""
 
     async def __call__(self) -> str:
-        """ "" when it is well, else what is wrong, for people."""
+        """ "" when the process is healthy, else the problem, for people."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """Well when `url` answers 200."""
+    """Healthy when `url` answers 200."""
 
     url: str
     seconds_max: float = PROBE_SECONDS_MAX
@@ -41,7 +41,7 @@ class HttpProbe:
 
     def _ask(self) -> str:
         try:
-            # the URL is our own plan's
+            # the URL comes from our own plan
             with _NO_PROXY.open(self.url, timeout=self.seconds_max) as answer:
                 return "" if answer.status == 200 else f"HTTP {answer.status}"
         except urllib.error.HTTPError as refusal:
@@ -52,7 +52,7 @@ class HttpProbe:
 
 @dataclass(frozen=True, slots=True)
 class GrpcProbe:
-    """Well when the health service at `address` says SERVING. `settings` say how it speaks TLS."""
+    """Healthy when the health service at `address` answers SERVING. `settings` configure TLS."""
 
     address: str
     settings: MeshSettings = field(repr=False)
@@ -85,7 +85,7 @@ class GrpcProbe:
 
 @dataclass(frozen=True, slots=True)
 class RedisProbe:
-    """Well when the server at `url` answers PING."""
+    """Healthy when the server at `url` answers PING."""
 
     url: str = field(repr=False)  # holds a password
 

@@ -1,8 +1,8 @@
-"""What an installation keeps below var/: secrets that are its own, the lock that lets one
-supervisor in, and where the running mesh is.
+"""Manages the files of an installation below var/: its secrets, the lock that admits one
+supervisor, and the addresses of the running mesh.
 
-Kept true: a secret is made once and never changed by us, nobody else on the machine can read it,
-and a file under its name is whole or absent.
+Invariants: a secret is made once and never changed by paymesh, no other user of the machine can
+read it, and its file is complete or absent.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class InstallationUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningMesh:
-    """What `paymesh up` tells the other commands, in `var/mesh.json`.
+    """The content of `var/mesh.json`, by which `paymesh up` informs the other commands.
 
     Attributes:
         supervisor_pid: the process to signal.
-        urls: name -> base URL, of everything that speaks HTTP.
+        urls: name -> base URL, of every HTTP server.
         grpc: service -> addresses "host:port" of its replicas.
         metrics: process -> "host:port".
         pids: process -> its present process id.
@@ -63,7 +63,7 @@ class RunningMesh:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The directory below which everything of one installation lies."""
+    """The directory that contains all files of one installation."""
 
     var_dir: Path
 
@@ -97,7 +97,7 @@ class Installation:
 
     @property
     def revoked_file(self) -> Path:
-        """User tokens that are not believed any more; need not be there."""
+        """Revoked user tokens; the file may be absent."""
         return self.keys_dir / "revoked-tokens.jsonl"
 
     def caller_key_file(self, service: str) -> Path:
@@ -109,11 +109,11 @@ class Installation:
         return self.public_keys_dir / f"{service}.pub.pem"
 
     def prepare(self) -> Self:
-        """Makes what is missing; changes nothing that is there, except permissions that are too
-        open.
+        """Makes missing files and directories. Changes nothing that exists, except permissions that
+        are too open.
 
         Raises:
-            InstallationUnusable: the directory belongs to somebody else, or cannot be written.
+            InstallationUnusable: the directory belongs to another user, or cannot be written.
         """
         try:
             for directory in (
@@ -153,11 +153,11 @@ class Installation:
             )
 
     def lock(self) -> int:
-        """Takes the installation for this process until it ends, however it ends. Returns the open
-        file descriptor that holds it.
+        """Locks the installation for this process until it ends, in any way. Returns the open file
+        descriptor that holds the lock.
 
         Raises:
-            InstallationBusy: another process has it.
+            InstallationBusy: another process holds the lock.
         """
         descriptor = os.open(self.var_dir / "up.lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
         for attempt in range(_LOCK_ATTEMPTS):
@@ -166,7 +166,7 @@ class Installation:
                 break
             except BlockingIOError:
                 if attempt < _LOCK_ATTEMPTS - 1:
-                    time.sleep(_LOCK_PAUSE_SECONDS)  # `running` of another command may be looking
+                    time.sleep(_LOCK_PAUSE_SECONDS)  # `running` of a command may hold it
                     continue
                 holder = os.read(descriptor, 32).decode().strip()
                 os.close(descriptor)
@@ -179,16 +179,16 @@ class Installation:
         return descriptor
 
     def write_running(self, mesh: RunningMesh) -> None:
-        """Tells other commands where the mesh is."""
+        """Publishes the addresses of the mesh to other commands."""
         replace_file(self._mesh_file, json.dumps(asdict(mesh), indent=2).encode())
 
     def clear_running(self) -> None:
-        """The mesh stopped."""
+        """Removes the published addresses after the mesh has stopped."""
         self._mesh_file.unlink(missing_ok=True)
 
     def running(self) -> RunningMesh | None:
-        """Where the mesh is, or None when no supervisor runs: a file that a killed supervisor left
-        does not count.
+        """The running mesh, or None when no supervisor runs: a file left by a killed supervisor is
+        ignored.
         """
         try:
             descriptor = os.open(self.var_dir / "up.lock", os.O_RDWR)
@@ -197,7 +197,7 @@ class Installation:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            pass  # held: the file speaks of a living mesh
+            pass  # lock held: the file describes a running mesh
         else:
             return None
         finally:
@@ -209,8 +209,8 @@ class Installation:
 
 
 def _create_once(path: Path, content: bytes) -> None:
-    """Writes a private file whole unless there is one. The link makes it appear complete, and fails
-    when somebody was faster.
+    """Writes a private file atomically unless it exists. The link makes it appear complete, and
+    fails when another process was faster.
     """
     if path.exists():
         path.chmod(PRIVATE_FILE)

@@ -1,5 +1,5 @@
-"""The log files of the processes: opened for appending, read again for people. A process writes to
-its file itself, so no reader can block it.
+"""Opens the log files of the processes and reads them for display. A process writes to its file
+itself, so no reader can block it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
-LINE_CHARACTERS_MAX = 2000  # of one line as it is shown
+LINE_CHARACTERS_MAX = 2000  # of one displayed line
 _TAIL_BYTES = 16_000
 _TAIL_LINES = 15
 _CHUNK_BYTES = 64 * 1024
@@ -18,16 +18,14 @@ _ROUTINE_LEVELS = frozenset({"debug", "info"})
 
 
 def open_log(path: Path) -> int:
-    """Opens a log for appending; one that has grown too long becomes `<name>.log.1` first."""
+    """Opens a log for appending; one that is too long is renamed to `<name>.log.1` first."""
     if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
         path.replace(path.with_name(f"{path.name}.1"))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def tail(path: Path, *, since: int) -> list[str]:
-    """The last lines that tell something, of what was written behind the byte `since`. Routine
-    lines (debug, info) are left out.
-    """
+    """The last relevant lines after the byte `since`. Routine lines (debug, info) are left out."""
     try:
         with path.open("rb") as file:
             begin = max(since, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
@@ -37,13 +35,13 @@ def tail(path: Path, *, since: int) -> list[str]:
         return []
     lines = text.splitlines()
     if begin > since:
-        lines = lines[1:]  # the first one is cut in the middle
+        lines = lines[1:]  # the first line is incomplete
     telling = [line for line in lines if line.strip() and not _is_routine(line)]
     return [shortened(line) for line in telling[-_TAIL_LINES:]]
 
 
 def shortened(line: str) -> str:
-    """A line for people; the file has all of it."""
+    """A line shortened for display; the file has all of it."""
     return (
         line
         if len(line) <= LINE_CHARACTERS_MAX
@@ -63,15 +61,15 @@ def _is_routine(line: str) -> bool:
 
 @dataclass(slots=True)
 class Follower:
-    """Reads what is added to a log. Kept true: its memory is bounded, however long a line is."""
+    """Reads new lines of a log. Its memory is bounded, however long a line is."""
 
     path: Path
     position: int
     _begun: str = ""
-    _length: int = 0  # of the line that has begun; more than what is kept of it
+    _length: int = 0  # length of the unfinished line; may exceed the part that is kept
 
     def read(self) -> list[str]:
-        """The whole lines that were added since the last call."""
+        """The complete lines added since the last call."""
         lines: list[str] = []
         try:
             with self.path.open("rb") as file:
@@ -79,13 +77,13 @@ class Follower:
                 while chunk := file.read(_CHUNK_BYTES):
                     self.position += len(chunk)
                     self._take(chunk.decode(errors="replace"), lines)
-        # moved away: the process was started again with a new file, and has a follower of its own
+        # renamed: the process was restarted with a new file, which has its own follower
         except OSError:
             return lines
         return lines
 
     def rest(self) -> list[str]:
-        """What is left of a process that ended without a line break."""
+        """The last line of a process that ended without a line break."""
         lines = self.read()
         if self._length:
             lines.append(self._ended())

@@ -1,6 +1,6 @@
-"""From settings to the processes of a mesh on one machine. The environment of the user wins over
-everything that stands here: what a service can be told can be told to the mesh, as in
-`GATEWAY_PORT=8081 paymesh up`.
+"""Plans the processes of a mesh on one machine from the settings. The user's environment overrides
+every value set here: each setting of a service can be given to the mesh, as in `GATEWAY_PORT=8081
+paymesh up`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ S = TypeVar("S", bound=MeshSettings)
 
 
 def readiness_url(gateway: str, services: Iterable[str]) -> str:
-    """Where the gateway at a URL says 200 when it reaches each of these services, and not only one
-    of them.
-    """
+    """The URL at which a gateway answers 200 only when it reaches all of these services."""
     return f"{gateway}/readyz?{urlencode([('service', service) for service in services])}"
 
 
@@ -66,17 +64,17 @@ class UpSettings(MeshSettings):
 
 
 def read_settings(service: str, **given: Any) -> MeshSettings:
-    """The settings that every process has, as a service will see them.
+    """Reads the settings that every process has, as a service will see them.
 
     Raises:
-        PlanRefused: names the variables that are not usable, never their values.
+        PlanRefused: names the invalid variables, never their values.
     """
     return _read(MeshSettings, service=service, **given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshPlan:
-    """The processes, and what to tell about them."""
+    """The processes, and the information to publish about them."""
 
     processes: tuple[ProcessPlan, ...]
     database_urls: Mapping[str, str] = field(repr=False)
@@ -88,13 +86,13 @@ class MeshPlan:
 def plan_mesh(
     installation: Installation, *, replicas: Mapping[str, int], discovery: str | None = None
 ) -> MeshPlan:
-    """Decides about ports, addresses and environments. Starts nothing and writes nothing but the
+    """Chooses ports, addresses and environments. Starts no process and writes only the
     configuration of Redis.
 
     Args:
         installation: prepared.
         replicas: service -> how many processes; a service that is not named has one.
-        discovery: "static" or "consul"; None leaves it to the settings.
+        discovery: "static" or "consul"; None: as in the settings.
 
     Raises:
         PlanRefused: production, a port that is taken, several processes on one SQLite file.
@@ -148,7 +146,7 @@ class _Builder:
                 name=name,
                 command=(sys.executable, "-m", service),
                 probe=self._probe(service, index),
-                # the gateway would only wait, and look again later than it could
+                # the gateway would only wait, and retry later than necessary
                 is_early=service == "sandbox",
                 env={
                     **environment,
@@ -225,8 +223,9 @@ class _Builder:
         ]
 
     def _environment(self, redis_url: str, *, is_ours: bool) -> dict[str, str]:
-        """What every process is told, where the user has not said otherwise. Passwords are files:
-        environments are inherited, and readable for everything of the same user."""
+        """The environment of every process, unless the user overrides it. Passwords are in files:
+        environments are inherited, and readable by all processes of the same user.
+        """
         installation = self._installation
         told = {
             "PAYMESH_VAR_DIR": str(installation.var_dir),
@@ -235,7 +234,7 @@ class _Builder:
             "PAYMESH_CALLER_KEYS_DIR": str(installation.public_keys_dir),
             "PAYMESH_USER_TOKENS_REVOKED_FILE": str(installation.revoked_file),
             "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
-            # and three more until a process has ended, inside our patience
+            # and three more until a process has ended, within our stop timeout
             "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 4:g}",
             "PAYMESH_REDIS_URL": without_password(redis_url) if is_ours else redis_url,
             "PAYMESH_REDIS_PASSWORD_FILE": str(installation.secret_file("redis"))
@@ -307,7 +306,7 @@ class _Builder:
                 return GrpcProbe(address, self._settings[service])
 
     def _grpc(self) -> dict[str, list[str]]:
-        """Where the services are that run."""
+        """The addresses of the running services."""
         return {service: self._addresses(service) for service in SERVERS if service in self._ports}
 
     def _addresses(self, service: str) -> list[str]:
@@ -331,7 +330,7 @@ class _Builder:
         )
 
     def _metrics_port(self, service: str, index: int) -> int:
-        """What the settings say; else the usual port, so that a scrape configuration lasts, where
+        """The configured port. Else the usual port, so that a scrape configuration stays valid, if
         the whole service has its usual ports.
         """
         wanted = self._settings[service].metrics_port
@@ -354,8 +353,8 @@ class _Builder:
         return port
 
     def _free_port(self) -> int:
-        """A port below those that the kernel gives to outgoing connections: one from bind(0) may be
-        taken again before it is used.
+        """A free port below the ephemeral range: a port from bind(0) may be taken again before it
+        is used.
         """
         for _ in range(_PORT_ATTEMPTS):
             port = 10_240 + secrets.randbelow(20_000)
@@ -366,7 +365,7 @@ class _Builder:
 
 
 def without_password(url: str) -> str:
-    """A URL that may be seen."""
+    """A URL without its password, for display."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 

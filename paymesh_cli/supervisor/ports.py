@@ -1,4 +1,4 @@
-"""Ports of this machine."""
+"""Checks ports of this machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import socket
 
 
 def is_port_free(host: str, port: int) -> bool:
-    """True when nobody listens there; connections that linger from a server that ended do not
-    count.
-    """
+    """True when no process listens there; lingering connections of an ended server do not count."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

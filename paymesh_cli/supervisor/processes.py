@@ -1,9 +1,9 @@
 """Starts, watches, restarts and stops the planned processes.
 
-Kept true: while the supervisor runs, a process that dies is started again; when the supervisor
-ends, in whatever way, no process is left (each dies with it, see `parent_death`). Processes are in
-groups of their own, so that a Ctrl-C reaches the supervisor alone and they stop in order. A fault
-while an event is shown (a terminal that went away) stops no process and leaves none unwatched.
+Invariants: while the supervisor runs, a process that dies is restarted. When the supervisor ends,
+in any way, no process is left (each dies with it, see `parent_death`). Each process has its own
+process group, so that a Ctrl-C reaches only the supervisor and the processes stop in order. An
+error while an event is displayed (a closed terminal) stops no process and leaves none unsupervised.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from paymesh_cli.supervisor.health import Probe
 
 PROBE_INTERVAL_SECONDS = 0.1
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-STABLE_SECONDS = 30.0  # a process that ran this long starts over in the backoff
+STABLE_SECONDS = 30.0  # a process that ran this long resets its backoff
 STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
-FOLLOW_SECONDS = 0.1  # between two looks at a log that is shown
+FOLLOW_SECONDS = 0.1  # between two reads of a displayed log
 _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 
 
@@ -37,9 +37,9 @@ class ProcessPlan:
         name: of its log file and in messages, e.g. "payment_rpc-2".
         command: program and arguments.
         env: on top of the supervisor's environment.
-        probe: how to see that it is well.
-        is_early: True when it starts before the databases have their schema; it and what uses it
-            then start side by side.
+        probe: its health probe.
+        is_early: True when it starts before the databases have their schema; it and its users then
+            start in parallel.
         stops_last: True when the others need it until they have stopped.
     """
 
@@ -52,15 +52,15 @@ class ProcessPlan:
 
 
 class EventKind(StrEnum):
-    """What happened to a process."""
+    """An event in the life of a process."""
 
     STARTED = "STARTED"  # it has a process id
-    HEALTHY = "HEALTHY"  # it answered well for the first time since it was started
-    DIED = "DIED"  # it ended and we had not asked it to; detail says how
-    # it ended in good order (exit status 0), asked by somebody else; it is started again
+    HEALTHY = "HEALTHY"  # its first healthy probe since it was started
+    DIED = "DIED"  # it ended without our request; detail says how
+    # it ended with exit status 0, stopped from outside; it is restarted
     ENDED = "ENDED"
     KILLED = "KILLED"  # it did not stop in time
-    STOPPED = "STOPPED"  # it ended because we asked
+    STOPPED = "STOPPED"  # it ended on our request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class Supervisor:
         """
         Args:
             log_dir: exists.
-            on_event: told of everything that happens.
+            on_event: called with every event.
             on_line: called with (name, line) for every line that a process prints, besides its log
                 file.
             stop_seconds: between SIGTERM and SIGKILL.
@@ -127,10 +127,10 @@ class Supervisor:
                 self._last.add(plan.name)
 
     async def wait_healthy(self, *, timeout_seconds: float) -> None:
-        """Waits until every started process was well once.
+        """Waits until every started process has been healthy once.
 
         Raises:
-            StartFailed: one died before, or the time is over.
+            StartFailed: one died before that, or the time is over.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -153,12 +153,13 @@ class Supervisor:
             ) from None
 
     async def stop(self) -> None:
-        """SIGTERM to all at once, then to those that stop last; SIGKILL to what is still there
-        `stop_seconds` after its signal. Returns when none is left."""
+        """Sends SIGTERM to all at once, then to those that stop last, and SIGKILL to those still
+        alive `stop_seconds` after their signal. Returns when none is left.
+        """
         self._stopping.set()
         for future in self._healthy.values():
             if not future.cancel() and not future.cancelled():
-                future.exception()  # seen: nobody waits any more
+                future.exception()  # retrieved, because no task awaits it any more
         await self._stop_these(self._keepers.keys() - self._last)
         await self._stop_these(self._last)
 
@@ -172,7 +173,7 @@ class Supervisor:
                 await asyncio.wait(late)
 
     def kill(self) -> None:
-        """SIGKILL to every process that is left, at once."""
+        """Sends SIGKILL to all remaining processes at once."""
         self._kill_these(self._running.keys())
 
     def _kill_these(self, names: Collection[str]) -> None:
@@ -189,21 +190,21 @@ class Supervisor:
         self._signal(names, signal.SIGKILL)
 
     def log_file(self, name: str) -> Path:
-        """Where a process writes."""
+        """The log file of a process."""
         return self._log_dir / f"{name}.log"
 
     def log_tail(self, name: str) -> str:
-        """The last telling lines that a process wrote since it was started."""
+        """The last relevant log lines of a process since it was started."""
         return "\n".join(log_files.tail(self.log_file(name), since=self._log_began.get(name, 0)))
 
     def _failure(self, name: str, what: str, answer: str = "") -> str:
-        """Why the mesh did not start: one line that says it, then the log."""
+        """The reason why the mesh did not start: one line, then the log."""
         lines = log_files.tail(self.log_file(name), since=self._log_began.get(name, 0))
         reason = answer or (lines[-1] if lines else "it wrote nothing")
         return "\n".join((f"{what}: {reason}", *lines, f"see {self.log_file(name)}"))
 
     def _tell(self, event: Event) -> None:
-        with suppress(OSError):  # the listener may be gone; the processes are not
+        with suppress(OSError):  # the listener may be gone while the processes still run
             self._on_event(event)
 
     def _signal(self, names: Collection[str], number: signal.Signals) -> None:
@@ -232,7 +233,7 @@ class Supervisor:
         began = loop.time()
         try:
             process = await self._spawn(plan)
-        except OSError as problem:  # no memory, no descriptors
+        except OSError as problem:  # out of memory or descriptors
             self._died(plan.name, pid=0, detail=str(problem), seconds=0)
             return 0
         self._running[plan.name] = process
@@ -307,7 +308,7 @@ class Supervisor:
                     self._on_line(name, line)
 
     async def _watch_health(self, plan: ProcessPlan, pid: int, began: float) -> None:
-        while answer := await plan.probe():  # another process cannot set an event of ours
+        while answer := await plan.probe():  # another process cannot set an asyncio event
             self._answers[plan.name] = answer
             await asyncio.sleep(PROBE_INTERVAL_SECONDS)
         self._tell(

