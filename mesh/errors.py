@@ -18,8 +18,8 @@ service or of `paymesh.common.v1`; `mesh.wire_errors` joins the two.
     ├── RequestTooLarge            more bytes than a request of the method can have
     ├── OutcomeUnknown             the commit may or may not have happened
     ├── DeadlineExceeded           the answer did not come in time
-    ├── RemoteError                a refusal of a sibling service, as it came over the wire
-    │   └── UpstreamUnavailable   no sibling answered: its outcome is unknown
+    ├── RemoteError                a refusal of an upstream service, as it came over the wire
+    │   └── UpstreamUnavailable   no upstream service answered: its outcome is unknown
     └── MoneyError                 a refusal about money; says what happened to it
 """
 

@@ -41,10 +41,10 @@ class Misbehaviour:
         closable: the shop may close it.
         paid_after_all_seconds: the money moves so long after it was closed or declined, or after a
             close that was refused; None: never.
-        declines: what would capture is declined first.
+        declines: a payment that would be captured is declined first.
         second_capture_seconds: the buyer is charged once more so long after the first capture;
             None: never.
-        surplus_minor: captured above what was asked for, in minor units; below when negative.
+        surplus_minor: captured above the requested amount, in minor units; below when negative.
         foreign: captured in another currency.
     """
 

@@ -62,7 +62,7 @@ def insert_refund(tx: Tx, refund: Refund) -> None:
 
 
 def save_refund(tx: Tx, refund: Refund, *, before: RefundStatus) -> None:
-    """Writes a step of a refund that is still what it was before.
+    """Writes a step of a refund whose status is still `before`.
 
     Raises:
         OutcomeDiffers: it is not.

@@ -211,7 +211,7 @@ def save_outcome(tx: Tx, transaction: Transaction, *, before: Status = Status.PE
 
 
 def captured_between(tx: Tx, begins: datetime, ends: datetime) -> list[Transaction]:
-    """What was captured from a moment on and before another."""
+    """Captures from a moment on and before another."""
     rows = tx.execute(
         f"SELECT {_COLUMNS} FROM transactions WHERE status = 'CAPTURED' AND finished_ms >= ? AND "  # noqa: S608  # own constants
         f"finished_ms < ? "
@@ -224,7 +224,7 @@ def captured_between(tx: Tx, begins: datetime, ends: datetime) -> list[Transacti
 def list_captured(
     tx: Tx, begins: datetime, ends: datetime, *, after: int, limit: int
 ) -> list[tuple[int, Transaction]]:
-    """What was captured from a moment on and before another, by position, beyond a position."""
+    """Captures from a moment on and before another, by position, beyond a position."""
     rows = tx.execute(
         f"SELECT seq, {_COLUMNS} FROM transactions WHERE status = 'CAPTURED' AND finished_ms >= ? "  # noqa: S608  # own constants
         f"AND finished_ms < ? AND seq > ? "
