@@ -129,6 +129,16 @@ async def test_a_database_that_demands_tls_is_reached_by_the_file_of_its_authori
         finally:
             await db.close()
             await engine.dispose()
+            await eventually(
+                lambda: not connections_of(secure_mariadb)
+            )  # the end of TLS takes a turn
+
+
+def connections_of(server: MariaDB) -> int:
+    """Connections of our user. A loop that is closed before they ended fails."""
+    with server._cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'paymesh'")
+        return int(cursor.fetchone()[0])
 
 
 async def test_a_connection_in_the_clear_or_to_a_stranger_is_refused(

@@ -164,7 +164,7 @@ async def test_a_second_capture_whose_callback_was_lost_is_found_and_goes_back_b
     payment = await paid(world, "77.12")
     world.clock.advance(DAY_SECONDS)
     # the second capture happens; its callback is never sent
-    await world.sandbox.sandbox._future.run_once()
+    await world.sandbox.sandbox._scheduler.run_once()
     for day in (TODAY, "2026-11-21"):
         world.clock.advance(DAY_SECONDS)
         await compare(world, day)

@@ -278,10 +278,11 @@ async def test_an_end_that_may_be_closed_days_later_is_no_fault(world: SeckillOr
         starts_at=world.clock.now() - timedelta(days=3),
         ends_at=world.clock.now() - timedelta(days=2),
     )
-    tolerance = AuditTolerance(
-        now=world.clock.now(), strict=False, sales_close_after=timedelta(days=7)
-    )
-    found = [violation async for violation in violations(world.db, tolerance)]
+    tolerance = AuditTolerance(now=world.clock.now(), strict=False)
+    found = [
+        violation
+        async for violation in violations(world.db, tolerance, close_after=timedelta(days=7))
+    ]
     assert found == []
 
 

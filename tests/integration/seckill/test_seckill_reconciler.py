@@ -360,7 +360,7 @@ async def test_a_keeper_waits_for_a_redis_that_is_away(
 
 
 @on_one_database
-@pytest.mark.parametrize("name", ["meta", "users", "line"])
+@pytest.mark.parametrize("name", ["meta", "users", "queue"])
 async def test_a_key_of_another_kind_heals_by_itself_after_the_first_click_that_met_it(
     world: SeckillOrderWorld, name: str
 ) -> None:
