@@ -149,7 +149,7 @@ class Difference(_message.Message):
     import_id: _builtins.str
     """The import that found it."""
     kind: _builtins.str
-    """Kind of reference/payments.md 7.4, e.g. MISSING_INTERNAL, AMOUNT_MISMATCH."""
+    """Kind of the difference, e.g. MISSING_INTERNAL, AMOUNT_MISMATCH."""
     reason: _builtins.str
     """One sentence that a person understands."""
     default_action: _builtins.str
