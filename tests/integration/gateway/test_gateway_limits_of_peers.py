@@ -27,7 +27,7 @@ from tools.processes import Process
 MEMORY_MAX = 50 * 1024 * 1024
 BLOCKED_SECONDS_MAX = 0.1
 # until the newest of several hundred connections is served that all begin at one moment
-CROWD_SECONDS_MAX = 0.3
+CROWD_SECONDS_MAX = 0.5  # CPU; a busy machine needs 0.3 for what an idle one does in 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SECRET = "a secret of these tests with more than 32 bytes"
 HEAD = 32 * 1024
