@@ -6,7 +6,7 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,6 +23,7 @@ from sandbox.misbehaviour import ResponseFault
 from sandbox.refunds import RefundDesk
 from sandbox.statements import Statements, parse_date
 
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 Sleep = Callable[[float], Awaitable[None]]
 Deliver = Callable[[], Awaitable[int]]
@@ -133,20 +134,13 @@ class Api:
 
     async def query_refund(self, request: Request) -> Response:
         """GET /v1/refunds/{refund_id}."""
-        return JSONResponse(
-            wire.refund_json(await self._refunds.query(request.path_params["refund_id"]))
-        )
+        refund = await self._refunds.query(request.path_params["refund_id"])
+        return JSONResponse(wire.refund_json(refund))
 
     async def list_refunds(self, request: Request) -> Response:
         """GET /v1/transactions/{attempt_id}/refunds, oldest first."""
-        return JSONResponse(
-            {
-                "refunds": [
-                    wire.refund_json(refund)
-                    for refund in await self._refunds.list_of(request.path_params["attempt_id"])
-                ]
-            }
-        )
+        refunds = await self._refunds.list_of(request.path_params["attempt_id"])
+        return JSONResponse({"refunds": [wire.refund_json(refund) for refund in refunds]})
 
     async def statement(self, request: Request) -> Response:
         """GET /v1/statements/{date}."""
@@ -158,11 +152,7 @@ class Api:
         rows = await self._statements.captures(
             parse_date(request.path_params["date"]), **_page(request)
         )
-        captures = [
-            wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction))
-            for _, transaction in rows
-        ]
-        return JSONResponse({"captures": captures, "next_after": rows[-1][0] if rows else None})
+        return _listed("captures", rows, self._json)
 
     async def refunds_of_day(self, request: Request) -> Response:
         """GET /v1/days/{date}/refunds?limit=&after=, by the channel's day on which they were asked
@@ -171,12 +161,7 @@ class Api:
         rows = await self._statements.refunds(
             parse_date(request.path_params["date"]), **_page(request)
         )
-        return JSONResponse(
-            {
-                "refunds": [wire.refund_json(refund) for _, refund in rows],
-                "next_after": rows[-1][0] if rows else None,
-            }
-        )
+        return _listed("refunds", rows, wire.refund_json)
 
     async def plant(self, request: Request) -> Response:
         """POST /v1/statements/{date}/plant."""
@@ -200,9 +185,8 @@ class Api:
     async def sign(self, request: Request) -> Response:
         """POST /v1/transactions/{attempt_id}/signature."""
         body = wire.decode(await _body(request), wire.SignatureRequest)
-        return JSONResponse(
-            {"signature": await self._channel.sign(request.path_params["attempt_id"], body)}
-        )
+        signature = await self._channel.sign(request.path_params["attempt_id"], body)
+        return JSONResponse({"signature": signature})
 
     async def list_transactions(self, request: Request) -> Response:
         """GET /v1/transactions?limit=&after=."""
@@ -210,15 +194,7 @@ class Api:
         rows = await self._channel.list_transactions(
             after=_natural(request, "after", default=0), limit=min(limit, _PAGE_MAX)
         )
-        return JSONResponse(
-            {
-                "transactions": [
-                    wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction))
-                    for _, transaction in rows
-                ],
-                "next_after": rows[-1][0] if rows else None,
-            }
-        )
+        return _listed("transactions", rows, self._json)
 
     async def show_cashier(self, request: Request) -> Response:
         """GET /cashier/{token}."""
@@ -329,6 +305,14 @@ def _page(request: Request) -> dict[str, int]:
         "after": _natural(request, "after", default=0),
         "limit": min(_natural(request, "limit", default=100), _PAGE_MAX),
     }
+
+
+def _listed(
+    name: str, rows: list[tuple[int, T]], shown: Callable[[T], dict[str, object]]
+) -> Response:
+    return JSONResponse(
+        {name: [shown(item) for _, item in rows], "next_after": rows[-1][0] if rows else None}
+    )
 
 
 def _natural(request: Request, name: str, *, default: int) -> int:

@@ -92,11 +92,15 @@ class TransactionNotFound(Refusal):
     http_status = 404
 
 
-class AttemptReused(Refusal):
-    """The attempt id was used for something else: another amount, currency or kind of payment."""
+class Conflict(Refusal):
+    """The request contradicts what is recorded."""
 
     code = "conflict"
     http_status = 409
+
+
+class AttemptReused(Conflict):
+    """The attempt id was used for something else: another amount, currency or kind of payment."""
 
 
 class RefundNotFound(Refusal):
@@ -106,11 +110,8 @@ class RefundNotFound(Refusal):
     http_status = 404
 
 
-class RefundReused(Refusal):
+class RefundReused(Conflict):
     """The refund id was used for another amount or attempt."""
-
-    code = "conflict"
-    http_status = 409
 
 
 class NotClosable(Refusal):
@@ -120,11 +121,8 @@ class NotClosable(Refusal):
     http_status = 409
 
 
-class OutcomeDiffers(Refusal):
+class OutcomeDiffers(Conflict):
     """The transaction ended otherwise; another outcome is not signed."""
-
-    code = "conflict"
-    http_status = 409
 
 
 class Disabled(Refusal):
@@ -145,11 +143,8 @@ class StatementNotReady(Refusal):
     http_status = 409
 
 
-class AlreadyPlanted(Refusal):
+class AlreadyPlanted(Conflict):
     """The statement is spoiled already, and stays as it is."""
-
-    code = "conflict"
-    http_status = 409
 
 
 class Breakdown(Refusal):
@@ -159,7 +154,7 @@ class Breakdown(Refusal):
     http_status = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a transaction ends.
 
@@ -173,28 +168,14 @@ class Outcome:
     message: str = ""
 
 
-CAPTURED = Outcome(status=Status.CAPTURED, message="captured")
-CLOSED_BY_SHOP = Outcome(
-    status=Status.CLOSED, decline_code="closed", message="cancelled before it was paid"
-)
-EXPIRED = Outcome(
-    status=Status.CLOSED, decline_code="expired", message="the deadline passed before anybody paid"
-)
-REFUSED_BY_PAYER = Outcome(
-    status=Status.DECLINED,
-    decline_code="refused_by_payer",
-    message="the payer refused at the cashier",
-)
-REFUSED_BY_BANK = Outcome(
-    status=Status.DECLINED, decline_code="card_declined", message="declined by the bank, later"
-)
-DECLINED_FIRST = Outcome(
-    status=Status.DECLINED, decline_code="card_declined", message="declined, it seems"
-)
+CAPTURED = Outcome(Status.CAPTURED, message="captured")
+CLOSED_BY_SHOP = Outcome(Status.CLOSED, "closed", "cancelled before it was paid")
+EXPIRED = Outcome(Status.CLOSED, "expired", "the deadline passed before anybody paid")
+REFUSED_BY_PAYER = Outcome(Status.DECLINED, "refused_by_payer", "the payer refused at the cashier")
+REFUSED_BY_BANK = Outcome(Status.DECLINED, "card_declined", "declined by the bank, later")
+DECLINED_FIRST = Outcome(Status.DECLINED, "card_declined", "declined, it seems")
 REFUSED_BY_SIGNATURE = Outcome(
-    status=Status.DECLINED,
-    decline_code="card_declined",
-    message="declined on request of a signature",
+    Status.DECLINED, "card_declined", "declined on request of a signature"
 )
 
 

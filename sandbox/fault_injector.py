@@ -19,21 +19,21 @@ from sandbox.statement_file import Line, LineType, Planted
 _ONE = 100  # minor units by which an amount differs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of difference.
 
     Attributes:
         expected_finding: the finding of a correct reconciliation.
-        on: the type of line that it needs.
         change: what the file shows instead of the line: nothing, a changed line, or the line and
             more. Gets the line and an unused number.
+        on: the type of line that it needs.
         shifts: the line is shown on the next day.
     """
 
     expected_finding: str
-    on: LineType
     change: Callable[[Line, str], tuple[Line, ...]]
+    on: LineType = LineType.CAPTURE
     shifts: bool = False
 
 
@@ -75,109 +75,59 @@ def _second_charge(line: Line, number: str) -> tuple[Line, ...]:
 
 
 def _unknown_refund(line: Line, number: str) -> tuple[Line, ...]:
-    return line, replace(
-        line,
-        type=LineType.REFUND,
-        trade_no=f"SBR{number}",
-        refund_id=f"RF{number}",
-        amount=_part(line),
-        fee=_nothing(line),
-    )
+    refund = _part(line, LineType.REFUND, trade_no=f"SBR{number}")
+    return line, replace(refund, refund_id=f"RF{number}")
 
 
 def _console_refund(line: Line, number: str) -> tuple[Line, ...]:
-    return line, replace(
-        line,
-        type=LineType.REFUND,
-        trade_no=f"SBR{number}",
-        refund_id="",
-        amount=_part(line),
-        fee=_nothing(line),
-    )
+    return line, replace(_part(line, LineType.REFUND, trade_no=f"SBR{number}"), refund_id="")
 
 
 def _unknown_fee(line: Line, number: str) -> tuple[Line, ...]:
-    return line, replace(
-        line,
-        type=LineType.FEE,
-        trade_no=f"SBF{number}",
-        attempt_id="",
-        amount=_part(line),
-        fee=_nothing(line),
-    )
+    return line, replace(_part(line, LineType.FEE, trade_no=f"SBF{number}"), attempt_id="")
 
 
 def _unreadable(line: Line, number: str) -> tuple[Line, ...]:
     return line, replace(line, trade_no=f"SBX{number}", attempt_id=f"ATT{number}", amount="n/a")
 
 
-def _part(line: Line) -> str:
-    return Money(
-        max(1, Money.parse(line.amount, line.currency).minor // 10), line.currency
-    ).format()
-
-
-def _nothing(line: Line) -> str:
-    return Money.zero(line.currency).format()
+def _part(line: Line, kind: LineType, *, trade_no: str) -> Line:
+    """A line of another type about a tenth of the amount, without a fee."""
+    minor = max(1, Money.parse(line.amount, line.currency).minor // 10)
+    return replace(
+        line,
+        type=kind,
+        trade_no=trade_no,
+        amount=Money(minor, line.currency).format(),
+        fee=Money.zero(line.currency).format(),
+    )
 
 
 KINDS: dict[str, Kind] = {
-    "missing_line": Kind(expected_finding="MISSING_CHANNEL", on=LineType.CAPTURE, change=_gone),
-    "extra_line": Kind(
-        expected_finding="MISSING_LOCAL", on=LineType.CAPTURE, change=_unknown_capture
-    ),
-    "amount_over": Kind(
-        expected_finding="AMOUNT_MISMATCH", on=LineType.CAPTURE, change=_changed(amount=_off(_ONE))
-    ),
-    "amount_under": Kind(
-        expected_finding="AMOUNT_MISMATCH", on=LineType.CAPTURE, change=_changed(amount=_off(-_ONE))
-    ),
-    "wrong_currency": Kind(
-        expected_finding="CURRENCY_MISMATCH",
-        on=LineType.CAPTURE,
-        change=_changed(currency=_other_currency),
-    ),
-    "wrong_fee": Kind(
-        expected_finding="FEE_MISMATCH", on=LineType.CAPTURE, change=_changed(fee=_fee_off)
-    ),
-    "unknown_fee": Kind(expected_finding="FEE_MISMATCH", on=LineType.CAPTURE, change=_unknown_fee),
-    "duplicate_line": Kind(
-        expected_finding="DUPLICATE_LINE",
-        on=LineType.CAPTURE,
-        change=lambda line, _number: (line, line),
-    ),
-    "duplicate_charge": Kind(
-        expected_finding="DUPLICATE_CHARGE", on=LineType.CAPTURE, change=_second_charge
-    ),
+    "missing_line": Kind("MISSING_CHANNEL", _gone),
+    "extra_line": Kind("MISSING_LOCAL", _unknown_capture),
+    "amount_over": Kind("AMOUNT_MISMATCH", _changed(amount=_off(_ONE))),
+    "amount_under": Kind("AMOUNT_MISMATCH", _changed(amount=_off(-_ONE))),
+    "wrong_currency": Kind("CURRENCY_MISMATCH", _changed(currency=_other_currency)),
+    "wrong_fee": Kind("FEE_MISMATCH", _changed(fee=_fee_off)),
+    "unknown_fee": Kind("FEE_MISMATCH", _unknown_fee),
+    "duplicate_line": Kind("DUPLICATE_LINE", lambda line, _number: (line, line)),
+    "duplicate_charge": Kind("DUPLICATE_CHARGE", _second_charge),
     "unknown_trade_no": Kind(
-        expected_finding="REFERENCE_MISMATCH",
-        on=LineType.CAPTURE,
-        change=lambda line, number: (replace(line, trade_no=f"SBX{number}"),),
+        "REFERENCE_MISMATCH", lambda line, number: (replace(line, trade_no=f"SBX{number}"),)
     ),
-    "next_day": Kind(
-        expected_finding="CUTOFF_SHIFT", on=LineType.CAPTURE, change=_gone, shifts=True
-    ),
-    "unreadable_line": Kind(
-        expected_finding="UNREADABLE_LINE", on=LineType.CAPTURE, change=_unreadable
-    ),
-    "console_refund": Kind(
-        expected_finding="STATUS_MISMATCH", on=LineType.CAPTURE, change=_console_refund
-    ),
-    "extra_refund": Kind(
-        expected_finding="REFUND_MISSING_LOCAL", on=LineType.CAPTURE, change=_unknown_refund
-    ),
-    "missing_refund": Kind(
-        expected_finding="REFUND_MISSING_CHANNEL", on=LineType.REFUND, change=_gone
-    ),
+    "next_day": Kind("CUTOFF_SHIFT", _gone, shifts=True),
+    "unreadable_line": Kind("UNREADABLE_LINE", _unreadable),
+    "console_refund": Kind("STATUS_MISMATCH", _console_refund),
+    "extra_refund": Kind("REFUND_MISSING_LOCAL", _unknown_refund),
+    "missing_refund": Kind("REFUND_MISSING_CHANNEL", _gone, on=LineType.REFUND),
     "refund_amount": Kind(
-        expected_finding="REFUND_AMOUNT_MISMATCH",
-        on=LineType.REFUND,
-        change=_changed(amount=_off(_ONE)),
+        "REFUND_AMOUNT_MISMATCH", _changed(amount=_off(_ONE)), on=LineType.REFUND
     ),
     "refund_status": Kind(
-        expected_finding="STATUS_MISMATCH",
+        "STATUS_MISMATCH",
+        _changed(type=lambda _line: LineType.REFUND_REVERSED),
         on=LineType.REFUND,
-        change=_changed(type=lambda _line: LineType.REFUND_REVERSED),
     ),
 }
 
@@ -250,10 +200,8 @@ class FaultInjector:
             return
         self._free.remove(place)
         line = self._lines[place]
-        self._injected[place] = (
-            name,
-            kind.change(line, self._digest(f"number:{place}")[:26].upper()),
-        )
+        number = self._digest(f"number:{place}")[:26].upper()
+        self._injected[place] = (name, kind.change(line, number))
         if kind.shifts:
             late = self._next_day + timedelta(seconds=len(self._shifted) + 1)
             self._shifted.append(replace(line, occurred_at=late.isoformat(timespec="milliseconds")))

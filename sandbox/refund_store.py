@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import datetime
-from typing import Any
 
 from mesh.money import Money
 from mesh.times import from_milliseconds, milliseconds
@@ -96,7 +96,7 @@ def list_asked_back(
         f"seq > ? ORDER BY seq LIMIT ?",
         (milliseconds(begins), milliseconds(ends), after, limit),
     )
-    return [(row[0], _refund(row[1:])) for row in rows]
+    return [(row["seq"], _refund(row)) for row in rows]
 
 
 def refunds_finished_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
@@ -116,33 +116,18 @@ def refunds_reversed_between(tx: Tx, begins: datetime, ends: datetime) -> list[R
     )
 
 
-def _refund(row: tuple[Any, ...]) -> Refund:
-    (
-        refund_id,
-        refund_no,
-        attempt_id,
-        status,
-        minor,
-        currency,
-        reason,
-        code,
-        message,
-        fee_minor,
-        created_ms,
-        finished_ms,
-        reversed_ms,
-    ) = row
+def _refund(row: sqlite3.Row) -> Refund:
     return Refund(
-        refund_id=refund_id,
-        refund_no=refund_no,
-        attempt_id=attempt_id,
-        status=RefundStatus(status),
-        amount=Money(minor, currency),
-        reason=reason,
-        code=code,
-        message=message,
-        fee_returned=money(fee_minor, currency),
-        created_at=from_milliseconds(created_ms),
-        finished_at=time_or_none(finished_ms),
-        reversed_at=time_or_none(reversed_ms),
+        refund_id=row["refund_id"],
+        refund_no=row["refund_no"],
+        attempt_id=row["attempt_id"],
+        status=RefundStatus(row["status"]),
+        amount=Money(row["amount_minor"], row["currency"]),
+        reason=row["reason"],
+        code=row["code"],
+        message=row["message"],
+        fee_returned=money(row["fee_minor"], row["currency"]),
+        created_at=from_milliseconds(row["created_ms"]),
+        finished_at=time_or_none(row["finished_ms"]),
+        reversed_at=time_or_none(row["reversed_ms"]),
     )

@@ -156,13 +156,7 @@ async def open_sandbox(
                 retry_seconds=config.callback_retry_seconds,
             )
             yield _put_together(
-                config,
-                store,
-                deliveries,
-                clock=clock,
-                ids=ids,
-                new_token=new_token,
-                sleep=sleep,
+                config, store, deliveries, clock=clock, ids=ids, new_token=new_token, sleep=sleep
             )
     finally:
         await store.close()

@@ -120,16 +120,14 @@ class Statements:
 
     def _lines(self, tx: Tx, date: date) -> list[Line]:
         begins, ends = self._rules.day(date)
-        captures, finished, bounced = (
-            store.captured_between(tx, begins, ends),
-            refund_store.refunds_finished_between(tx, begins, ends),
-            refund_store.refunds_reversed_between(tx, begins, ends),
-        )
+        captures = store.captured_between(tx, begins, ends)
+        finished = refund_store.refunds_finished_between(tx, begins, ends)
+        bounced = refund_store.refunds_reversed_between(tx, begins, ends)
         lines = [self._capture(transaction) for transaction in captures]
         lines += [
             self._refund(refund) for refund in finished if refund.status is not RefundStatus.FAILED
         ]
-        lines += [self._bounce(refund) for refund in bounced]
+        lines += [self._refund(refund, bounced=True) for refund in bounced]
         lines += [
             Line(**json.loads(line)) for line in statement_store.shifted_lines(tx, date.isoformat())
         ]
@@ -151,29 +149,20 @@ class Statements:
             occurred_at=self._local(transaction.finished_at),
         )
 
-    def _refund(self, refund: Refund) -> Line:
-        fee = refund.fee_returned or Money.zero(refund.amount.currency)
+    def _refund(self, refund: Refund, *, bounced: bool = False) -> Line:
+        """A refund that left, or its coming back, which returns no part of the fee."""
+        zero = Money.zero(refund.amount.currency)
+        fee = zero if bounced else refund.fee_returned or zero
+        at = refund.occurred_at if bounced else refund.finished_at or refund.created_at
         return Line(
-            type=LineType.REFUND,
+            type=LineType.REFUND_REVERSED if bounced else LineType.REFUND,
             trade_no=refund.refund_no,
             attempt_id=refund.attempt_id,
             refund_id=refund.refund_id,
             amount=refund.amount.format(),
             currency=refund.amount.currency,
             fee=fee.format(),
-            occurred_at=self._local(refund.finished_at or refund.created_at),
-        )
-
-    def _bounce(self, refund: Refund) -> Line:
-        return Line(
-            type=LineType.REFUND_REVERSED,
-            trade_no=refund.refund_no,
-            attempt_id=refund.attempt_id,
-            refund_id=refund.refund_id,
-            amount=refund.amount.format(),
-            currency=refund.amount.currency,
-            fee=Money.zero(refund.amount.currency).format(),
-            occurred_at=self._local(refund.occurred_at),
+            occurred_at=self._local(at),
         )
 
     def _local(self, moment: datetime) -> str:

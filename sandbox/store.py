@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from mesh.times import from_milliseconds, milliseconds
 from mesh.traffic import Traffic
@@ -98,6 +98,7 @@ class Store:
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None
         )
+        connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.executescript(SCHEMA)
@@ -148,7 +149,7 @@ def list_transactions(tx: Tx, *, after: int, limit: int) -> list[tuple[int, Tran
         f"SELECT seq, {_COLUMNS} FROM transactions WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608  # own constants
         (after, limit),
     )
-    return [(row[0], _transaction(row[1:])) for row in rows]
+    return [(row["seq"], _transaction(row)) for row in rows]
 
 
 def insert(tx: Tx, transaction: Transaction) -> None:
@@ -231,7 +232,7 @@ def list_captured(
         "ORDER BY seq LIMIT ?",
         (milliseconds(begins), milliseconds(ends), after, limit),
     )
-    return [(row[0], _transaction(row[1:])) for row in rows]
+    return [(row["seq"], _transaction(row)) for row in rows]
 
 
 def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0) -> None:
@@ -272,10 +273,7 @@ def list_due_deliveries(tx: Tx, *, now: datetime, limit: int) -> list[Delivery]:
         "ORDER BY due_ms LIMIT ?",
         (milliseconds(now), limit),
     )
-    return [
-        Delivery(event_id=event_id, body=body, attempts=attempts)
-        for event_id, body, attempts in rows
-    ]
+    return [Delivery(**row) for row in rows]
 
 
 def save_delivered(tx: Tx, event_id: str) -> None:
@@ -301,48 +299,26 @@ def _one(tx: Tx, condition: str, value: str) -> Transaction | None:
     return None if row is None else _transaction(row)
 
 
-def _transaction(row: tuple[Any, ...]) -> Transaction:
-    (
-        attempt_id,
-        kind,
-        trade_no,
-        status,
-        minor,
-        currency,
-        created_ms,
-        finished_ms,
-        expires_ms,
-        decline_code,
-        message,
-        brand,
-        last4,
-        subject,
-        return_url,
-        token,
-        captured_minor,
-        captured_currency,
-        fee_minor,
-        refund_card,
-        duplicate_of,
-    ) = row
+def _transaction(row: sqlite3.Row) -> Transaction:
+    currency = row["captured_currency"]
     return Transaction(
-        attempt_id=attempt_id,
-        kind=Kind(kind),
-        trade_no=trade_no,
-        status=Status(status),
-        amount=money(minor, currency),
-        created_at=from_milliseconds(created_ms),
-        finished_at=time_or_none(finished_ms),
-        expires_at=time_or_none(expires_ms),
-        decline_code=decline_code,
-        message=message,
-        card_brand=brand,
-        card_last4=last4,
-        subject=subject,
-        return_url=return_url,
-        cashier_token=token or "",
-        captured=money(captured_minor, captured_currency),
-        fee=money(fee_minor, captured_currency),
-        refund_card=refund_card,
-        duplicate_of=duplicate_of,
+        attempt_id=row["attempt_id"],
+        kind=Kind(row["kind"]),
+        trade_no=row["trade_no"],
+        status=Status(row["status"]),
+        amount=money(row["amount_minor"], row["currency"]),
+        created_at=from_milliseconds(row["created_ms"]),
+        finished_at=time_or_none(row["finished_ms"]),
+        expires_at=time_or_none(row["expires_ms"]),
+        decline_code=row["decline_code"],
+        message=row["message"],
+        card_brand=row["card_brand"],
+        card_last4=row["card_last4"],
+        subject=row["subject"],
+        return_url=row["return_url"],
+        cashier_token=row["cashier_token"] or "",
+        captured=money(row["captured_minor"], currency),
+        fee=money(row["fee_minor"], currency),
+        refund_card=row["refund_card"],
+        duplicate_of=row["duplicate_of"],
     )
