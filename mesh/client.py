@@ -20,24 +20,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from mesh.attempts import CALL_SECONDS_MIN, CANCELLED, Attempts, Outgoing, OutgoingMethod
 from mesh.auth import CallerTokens
-from mesh.call import (
-    CALLER,
-    CURRENT,
-    IDEMPOTENCY_KEY,
-    REQUEST_ID,
-    TRACEPARENT,
-    Call,
-    Caller,
-    Role,
-)
+from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role
 from mesh.connector import Connector
 from mesh.discovery import Discovery
-from mesh.errors import (
-    DeadlineExceeded,
-    InvalidArgument,
-    MeshError,
-    RemoteError,
-)
+from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, RemoteError
 from mesh.languages import ACCEPT_LANGUAGE
 from mesh.replicas import FAIL_FAST_SECONDS, Replicas
 from mesh.settings import MeshSettings

@@ -38,12 +38,7 @@ from mesh.call import (
     mark_replayed,
 )
 from mesh.deadlines import DeadlineQueue
-from mesh.errors import (
-    DeadlineExceeded,
-    MeshError,
-    NotFound,
-    TokenInvalid,
-)
+from mesh.errors import DeadlineExceeded, MeshError, NotFound, TokenInvalid
 from mesh.languages import ACCEPT_LANGUAGE, preferred
 from mesh.limits import CallerLimit, Network
 from mesh.load import Load
@@ -55,11 +50,7 @@ from mesh.requests import RequestReader
 from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.validation import warm_up
-from mesh.wire_errors import (
-    DETAILS_KEY,
-    STATUS_CODES,
-    ErrorCatalogue,
-)
+from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 

@@ -37,12 +37,7 @@ class StateMachine(Generic[S]):
     """
 
     def __init__(
-        self,
-        title: str,
-        states: type[S],
-        steps: Iterable[tuple[S, str, S]],
-        *,
-        introduction: str,
+        self, title: str, states: type[S], steps: Iterable[tuple[S, str, S]], *, introduction: str
     ) -> None:
         """
         Args:

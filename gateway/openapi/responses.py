@@ -63,15 +63,11 @@ class Responses:
             return {"description": text, "headers": headers, "content": {"*/*": {"schema": {}}}}
         if rule.response_body:
             field = method.output_type.fields_by_name[rule.response_body]
-            data, example = (
-                self._schemas.field(field, "out", always=True),
-                self._samples.value(field),
-            )
+            data = self._schemas.field(field, "out", always=True)
+            example = self._samples.value(field)
         else:
-            data, example = (
-                self._schemas.message(method.output_type, "out"),
-                self._samples.of(method.output_type),
-            )
+            data = self._schemas.message(method.output_type, "out")
+            example = self._samples.of(method.output_type)
         envelope: Node = {
             "type": "object",
             "required": ["code", "message", "data", "trace_id"],
