@@ -6,7 +6,7 @@ and products are explained too.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Iterable
 
 import click
 from rich.table import Table
@@ -67,10 +67,8 @@ def _choose(name: str, keys: list[TenantKey]) -> str:
 async def _read(
     installation: Installation, name: str, merchant: str | None
 ) -> dict[TenantKey, Explanation]:
-    async with AsyncExitStack() as stack:
-        return await read_explanations(
-            await open_databases(stack, installation), name, merchant=merchant
-        )
+    async with open_databases(installation) as databases:
+        return await read_explanations(databases, name, merchant=merchant)
 
 
 async def read_explanations(
@@ -125,14 +123,10 @@ def merge(parts: list[Explanation]) -> Explanation:
     """One explanation of several, in the order in which things happened; the order before its
     payments.
     """
+    entries = (entry for part in parts for entry in part.timeline)
     return Explanation(
         headlines=tuple(headline for part in reversed(parts) for headline in part.headlines),
-        timeline=tuple(
-            sorted(
-                (entry for part in parts for entry in part.timeline),
-                key=lambda entry: (entry.at, entry.actor),
-            )
-        ),
+        timeline=tuple(sorted(entries, key=lambda entry: (entry.at, entry.actor))),
         pending=tuple(sorted((step for part in parts for step in part.pending), key=_when)),
     )
 
@@ -142,28 +136,13 @@ def show(console: Terminal, explanation: Explanation) -> None:
     for headline in explanation.headlines:
         console.print(f"[bold]{shown(headline)}[/]", soft_wrap=True)
     console.print("\nWhat happened")
+    timeline = explanation.timeline
     console.show(
-        _table(
-            [
-                (entry.at.strftime(_TIME), _by(entry), shown(entry.text))
-                for entry in explanation.timeline
-            ]
-        )
+        _table((entry.at.strftime(_TIME), _by(entry), shown(entry.text)) for entry in timeline)
     )
     console.print("\nWhat happens next")
     if explanation.pending:
-        console.show(
-            _table(
-                [
-                    (
-                        step.at.strftime(_TIME) if step.at else "[bold red]by hand[/]",
-                        "",
-                        shown(step.text),
-                    )
-                    for step in explanation.pending
-                ]
-            )
-        )
+        console.show(_table((_due(step), "", shown(step.text)) for step in explanation.pending))
     else:
         console.print("Nothing: all of it is final.")
 
@@ -173,11 +152,15 @@ def _by(entry: TimelineEntry) -> str:
     return f"[{_COLOURS[entry.actor]}]{actor.name.lower()}[/]"
 
 
+def _due(step: PendingStep) -> str:
+    return step.at.strftime(_TIME) if step.at else "[bold red]by hand[/]"
+
+
 def _when(step: PendingStep) -> tuple[bool, float]:
     return step.at is not None, step.at.timestamp() if step.at else 0.0
 
 
-def _table(rows: list[tuple[str, str, str]]) -> Table:
+def _table(rows: Iterable[tuple[str, str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)

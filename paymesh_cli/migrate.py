@@ -8,22 +8,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mesh import migrations
 from paymesh_cli.grants import grant
-from paymesh_cli.options import installation_option, load_settings
+from paymesh_cli.options import installation_option, load_settings, services_option
 from paymesh_cli.supervisor.installation import Installation, InstallationUnusable
-from paymesh_cli.supervisor.plan import SERVERS
 
 
 @click.command()
 @installation_option
-@click.option(
-    "--service",
-    "services",
-    multiple=True,
-    type=click.Choice(SERVERS),
-    default=SERVERS,
-    show_default=True,
-    help="May be repeated.",
-)
+@services_option
 @click.option("--database-url", help="Instead of <SERVICE>_DATABASE_URL; with one --service only.")
 @click.option(
     "--grant-to-services",

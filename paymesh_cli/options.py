@@ -12,7 +12,7 @@ import click
 
 from mesh.settings import MeshSettings
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
-from paymesh_cli.supervisor.plan import PlanRefused, read_settings
+from paymesh_cli.supervisor.plan import SERVERS, PlanRefused, read_settings
 
 
 def _installation(ctx: click.Context, parameter: click.Parameter, value: Path) -> Installation:  # noqa: ARG001  # click's signature
@@ -32,6 +32,17 @@ def installation_option(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_installation,
         help="Where the installation keeps secrets, logs and data.",
     )(command)
+
+
+services_option = click.option(
+    "--service",
+    "services",
+    multiple=True,
+    type=click.Choice(SERVERS),
+    default=SERVERS,
+    show_default=True,
+    help="May be repeated.",
+)
 
 
 def load_settings(service: str = "mesh", **given: Any) -> MeshSettings:

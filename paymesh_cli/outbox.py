@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import click
@@ -15,9 +14,8 @@ from mesh.db import Database
 from mesh.errors import MeshError
 from mesh.outbox import STATES, MessageRow
 from paymesh_cli.databases import open_databases
-from paymesh_cli.options import installation_option
+from paymesh_cli.options import installation_option, services_option
 from paymesh_cli.supervisor.installation import Installation
-from paymesh_cli.supervisor.plan import SERVERS
 from paymesh_cli.terminal import Terminal, shown, table
 
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -33,15 +31,7 @@ def outbox() -> None:
 @outbox.command("list")
 @installation_option
 @click.option("--state", type=click.Choice(STATES), help="Only these.  [default: what is not DONE]")
-@click.option(
-    "--service",
-    "services",
-    multiple=True,
-    type=click.Choice(SERVERS),
-    default=SERVERS,
-    show_default=True,
-    help="May be repeated.",
-)
+@services_option
 @click.option(
     "--limit",
     type=click.IntRange(1, 10_000),
@@ -123,8 +113,8 @@ def _with_databases(
     installation: Installation, work: Callable[[dict[str, Database]], Awaitable[T]]
 ) -> T:
     async def run() -> T:
-        async with AsyncExitStack() as stack:
-            return await work(await open_databases(stack, installation))
+        async with open_databases(installation) as databases:
+            return await work(databases)
 
     try:
         return asyncio.run(run())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 import click
 from rich.console import Console
@@ -48,8 +47,7 @@ async def _rebuild(installation: Installation, console: Console) -> int:
         TimeRemainingColumn(),
         console=console,
     )
-    async with AsyncExitStack() as stack:
-        databases = await open_databases(stack, installation)
+    async with open_databases(installation) as databases:
         statistics = Statistics(db=databases["order_rpc"], clock=SystemClock())
         with bar:
             task = bar.add_task("orders", total=None)

@@ -9,9 +9,10 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import IO, TextIO, cast
+from typing import IO, Any, TextIO, cast
 
 import click
 from alembic.util import CommandError
@@ -28,29 +29,21 @@ from paymesh_cli.terminal import Terminal
 START_SECONDS_MAX = 90.0
 
 
+def _replicas_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--{name}-replicas",
+        type=click.IntRange(1, 16),
+        default=1,
+        show_default=True,
+        help=f"Processes of {name}_rpc; more than one needs MySQL.",
+    )
+
+
 @click.command()
 @installation_option
-@click.option(
-    "--payment-replicas",
-    type=click.IntRange(1, 16),
-    default=1,
-    show_default=True,
-    help="Processes of payment_rpc; more than one needs MySQL.",
-)
-@click.option(
-    "--order-replicas",
-    type=click.IntRange(1, 16),
-    default=1,
-    show_default=True,
-    help="Processes of order_rpc; more than one needs MySQL.",
-)
-@click.option(
-    "--seckill-replicas",
-    type=click.IntRange(1, 16),
-    default=1,
-    show_default=True,
-    help="Processes of seckill_rpc; more than one needs MySQL.",
-)
+@_replicas_option("payment")
+@_replicas_option("order")
+@_replicas_option("seckill")
 @click.option(
     "--discovery",
     type=click.Choice(["static", "consul"]),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -145,8 +144,7 @@ async def _audit(
         Unavailable: a database, Redis or the channel does not answer; `found` has what was found
             before.
     """
-    async with AsyncExitStack() as stack:
-        databases = await open_databases(stack, installation)
+    async with open_databases(installation) as databases:
         without_redis = {service for service in databases if not _has_redis(service, installation)}
         tolerance = AuditTolerance(now=SystemClock().now(), strict=strict)
         async for violation in audit_databases(

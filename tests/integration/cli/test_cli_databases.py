@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -36,8 +35,8 @@ async def test_statements_of_commands_may_take_minutes_and_those_of_services_sec
         url = mariadb_url_factory()
         await asyncio.to_thread(upgrade, service, url)
         monkeypatch.setenv(f"{service.upper()}_DATABASE_URL", url)
-    async with AsyncExitStack() as stack:
-        for db in (await open_databases(stack, Installation(tmp_path / "var"))).values():
+    async with open_databases(Installation(tmp_path / "var")) as databases:
+        for db in databases.values():
             for of in (db.read, db.run):
                 assert await of(limit) == STATEMENT_SECONDS_MAX >= 120
     db = open_database(url, metadata)
