@@ -65,12 +65,7 @@ class CertificateAuthority:
             .add_extension(_key_usage(ca=True), critical=True)
             .sign(key, hashes.SHA256())
         )
-        replace_file(
-            key_file,
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            mode=0o600,
-        )
-        replace_file(cert_file, certificate.public_bytes(Encoding.PEM), mode=0o644)
+        _write(key, key_file, certificate, cert_file)
         return cert_file
 
     def issue(self, service: str) -> CertificateFiles:
@@ -120,12 +115,7 @@ class CertificateAuthority:
             key=self._directory / f"{service}.key",
             ca=self._directory / CA_CERT,
         )
-        replace_file(
-            files.key,
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            mode=0o600,
-        )
-        replace_file(files.cert, certificate.public_bytes(Encoding.PEM), mode=0o644)
+        _write(key, files.key, certificate, files.cert)
         return files
 
 
@@ -147,6 +137,14 @@ def _builder(
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
+
+
+def _write(
+    key: ec.EllipticCurvePrivateKey, key_file: Path, certificate: x509.Certificate, cert_file: Path
+) -> None:
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    replace_file(key_file, private, mode=0o600)
+    replace_file(cert_file, certificate.public_bytes(Encoding.PEM), mode=0o644)
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

@@ -4,7 +4,6 @@ every call shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
@@ -208,16 +207,9 @@ class _Purchases:
 
     def _see_paid(self, order_id: str) -> dict[str, Any]:
         """The payment of an order, as soon as the order is PAID."""
-
-        def is_paid(order: Mapping[str, Any]) -> bool:
-            return order.get("state") == "PAID"
-
+        path = f"/api/v1/orders/{order_id}"
         self._conversation.poll(
-            f"/api/v1/orders/{order_id}",
-            token=self._user,
-            until=is_paid,
-            what="PAID",
-            timeout_seconds=PAID_SECONDS_MAX,
+            path, token=self._user, state="PAID", timeout_seconds=PAID_SECONDS_MAX
         )
         payment = self._conversation.call(
             "GET", f"/api/v1/payments/order/{order_id}", token=self._user, expect=200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -65,12 +65,11 @@ class Conversation:
         path: str,
         *,
         token: str,
-        until: Callable[[Mapping[str, Any]], bool],
-        what: str,
+        state: str,
         timeout_seconds: float,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """GETs a path until its `data` is as wanted; shows the last call only. HTTP 503 means "not
+        """GETs a path until its `data` is in a state; shows the last call only. HTTP 503 means "not
         yet".
 
         Raises:
@@ -79,14 +78,14 @@ class Conversation:
         deadline = time.monotonic() + timeout_seconds
         while True:
             answer, data = self._call("GET", path, token=token, body=None, headers=headers or {})
-            if data is not None and until(data):
+            if data is not None and data.get("state") == state:
                 self._show("GET", path, body=None, headers=headers or {}, answer=answer)
                 return data
             if (
                 answer.status_code >= 400 and answer.status_code != _NOT_YET
             ) or time.monotonic() > deadline:
                 self._show("GET", path, body=None, headers=headers or {}, answer=answer)
-                raise DemoFailed(f"GET {path}: not {what} within {timeout_seconds:g} s")
+                raise DemoFailed(f"GET {path}: not {state} within {timeout_seconds:g} s")
             time.sleep(_POLL_SECONDS)
 
     def page(self, method: str, url: str) -> httpx.Response:

@@ -7,7 +7,6 @@ import asyncio
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -23,11 +22,10 @@ from rich.table import Table
 from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
-from mesh.transport import client_credentials
 from paymesh_cli.audit.command import audit
 from paymesh_cli.demo_client import Conversation, DemoFailed
 from paymesh_cli.options import installation_option, load_settings, need_running
-from paymesh_cli.supervisor.health import CHANNEL_OPTIONS
+from paymesh_cli.supervisor.health import open_channel
 from paymesh_cli.supervisor.installation import Installation
 from paymesh_cli.terminal import Terminal
 from paymesh_cli.token import open_issuer
@@ -142,12 +140,8 @@ class _Shop:
         self._conversation.call(
             "POST", f"{path}/publish", token=self._merchant, expect=200, body={}
         )
-
-        def is_open(shown: Mapping[str, Any]) -> bool:
-            return shown.get("state") == "OPEN"
-
         self._conversation.poll(
-            path, token=self._merchant, until=is_open, what="OPEN", timeout_seconds=PAID_SECONDS_MAX
+            path, token=self._merchant, state="OPEN", timeout_seconds=PAID_SECONDS_MAX
         )
         return sku_id
 
@@ -156,16 +150,11 @@ class _Shop:
         that never was.
         """
         self._conversation.heading(f"{user_id} pays")
-
-        def is_there(shown: Mapping[str, Any]) -> bool:
-            return shown.get("state") == "PENDING_PAYMENT"
-
         path = f"/api/v1/orders/{order.order_id}"
         self._conversation.poll(
             path,
             token=token,
-            until=is_there,
-            what="PENDING_PAYMENT",
+            state="PENDING_PAYMENT",
             timeout_seconds=PAID_SECONDS_MAX,
             headers={"x-seckill-ticket": order.ticket},
         )
@@ -187,13 +176,7 @@ class _Shop:
                 },
             },
         )
-
-        def is_paid(shown: Mapping[str, Any]) -> bool:
-            return shown.get("state") == "PAID"
-
-        self._conversation.poll(
-            path, token=token, until=is_paid, what="PAID", timeout_seconds=PAID_SECONDS_MAX
-        )
+        self._conversation.poll(path, token=token, state="PAID", timeout_seconds=PAID_SECONDS_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,18 +205,10 @@ class _Crowd:
 
     async def run(self, buyers: int, progress: Progress) -> None:
         """Everybody clicks."""
-        clicked, won = (
-            progress.add_task("buyers answered", total=buyers),
-            progress.add_task("orders won", total=None),
-        )
+        clicked = progress.add_task("buyers answered", total=buyers)
+        won = progress.add_task("orders won", total=None)
         settings = load_settings("seckill_rpc")
-        credentials = client_credentials(settings)
-        channels = [
-            grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-            for address in self.addresses
-        ]
+        channels = [open_channel(address, settings) for address in self.addresses]
         stubs: list[Any] = [seckill_pb2_grpc.SeckillServiceStub(channel) for channel in channels]
         waiting = iter(range(buyers))
         started = time.monotonic()

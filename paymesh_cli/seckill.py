@@ -5,8 +5,7 @@ Redis knows of one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import click
@@ -17,10 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mesh.auth import UserTokenIssuer
 from mesh.errors import RemoteError
 from mesh.policies import DEFAULT_MERCHANT
-from mesh.transport import client_credentials
 from mesh.wire_errors import from_rpc_error
 from paymesh_cli.options import installation_option, load_settings, need_running
-from paymesh_cli.supervisor.health import CHANNEL_OPTIONS
+from paymesh_cli.supervisor.health import open_channel
 from paymesh_cli.supervisor.installation import Installation
 from paymesh_cli.terminal import Terminal, shown, table
 from paymesh_cli.token import open_issuer
@@ -145,20 +143,8 @@ async def _converse(
     address: str, issuer: UserTokenIssuer, work: Callable[[Any, Metadata], Awaitable[Any]]
 ) -> Any:
     metadata = (("authorization", f"Bearer {issuer.issue('operator', roles=['admin'])}"),)
-    async with _channel(address) as channel:
+    async with open_channel(address, load_settings("seckill_rpc")) as channel:
         try:
             return await work(activity_pb2_grpc.ActivityServiceStub(channel), metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
-
-
-@asynccontextmanager
-async def _channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    credentials = client_credentials(load_settings("seckill_rpc"))
-    channel = (
-        grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
-        if credentials
-        else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-    )
-    async with channel:
-        yield channel

@@ -10,14 +10,33 @@ import asyncio
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mesh.settings import MeshSettings
+
+if TYPE_CHECKING:
+    import grpc
 
 PROBE_SECONDS_MAX = 2.0
 # http_proxy in the environment must not apply to local probes
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+
+
+def open_channel(address: str, settings: MeshSettings) -> grpc.aio.Channel:
+    """A channel of a command of ours to a server, with TLS where `settings` configure it.
+
+    Raises:
+        OSError: a certificate cannot be read.
+    """
+    import grpc  # noqa: PLC0415  # heavy: the services start while this loads
+
+    from mesh.transport import client_credentials  # noqa: PLC0415
+
+    credentials = client_credentials(settings)
+    if credentials:
+        return grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
 
 
 class Probe(Protocol):
@@ -60,18 +79,11 @@ class GrpcProbe:
 
     async def __call__(self) -> str:
         """See `Probe`."""
-        import grpc  # noqa: PLC0415  # heavy: the services start while this loads
+        import grpc  # noqa: PLC0415  # heavy, see above
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
-        from mesh.transport import client_credentials  # noqa: PLC0415
-
         try:
-            credentials = client_credentials(self.settings)
-            async with (
-                grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
-                if credentials
-                else grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-            ) as channel:
+            async with open_channel(self.address, self.settings) as channel:
                 answer = await health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(), timeout=self.seconds_max
                 )
