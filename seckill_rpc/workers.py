@@ -90,11 +90,7 @@ def lifecycle_workers(
         Worker("publish", publisher.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker("close", closer.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker(
-            "draw",
-            draws.run_once,
-            idle_seconds=idle_seconds,
-            traffic=traffic,
-            due_in=draws.due_in,
+            "draw", draws.run_once, idle_seconds=idle_seconds, traffic=traffic, due_in=draws.due_in
         ),
         *(
             Worker(

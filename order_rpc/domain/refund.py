@@ -34,11 +34,7 @@ REFUND_STATES = StateMachine(
         (R.REQUESTED, "the shop said no", R.REJECTED),
         (R.APPROVED, "payment_rpc says that the money went back", R.SUCCEEDED),
         (R.APPROVED, "payment_rpc or its channel refused it", R.FAILED),
-        (
-            R.APPROVED,
-            "it went back and came back; the news in between was overtaken",
-            R.BOUNCED,
-        ),
+        (R.APPROVED, "it went back and came back; the news in between was overtaken", R.BOUNCED),
         (R.FAILED, "evidence that the money left after all", R.SUCCEEDED),
         (R.FAILED, "evidence that it left, and it came back", R.BOUNCED),
         (R.SUCCEEDED, "it came back from the buyer's bank", R.BOUNCED),

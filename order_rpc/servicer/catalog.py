@@ -15,12 +15,7 @@ from order_rpc.servicer.messages import (
     product_message,
     stock_message,
 )
-from order_rpc.usecases.catalog import (
-    Catalog,
-    CreateProduct,
-    ListProducts,
-    UpdateProduct,
-)
+from order_rpc.usecases.catalog import Catalog, CreateProduct, ListProducts, UpdateProduct
 from order_rpc.usecases.catalog_stock import AdjustStock, CatalogStock
 
 

@@ -163,9 +163,7 @@ def new_lines(request: order_pb2.CreateOrderRequest) -> tuple[NewLine, ...]:
     """What a buyer wants."""
     return tuple(
         NewLine(
-            sku_id=item.sku_id,
-            quantity=item.quantity,
-            unit_price=RequestedAmount(item.unit_price),
+            sku_id=item.sku_id, quantity=item.quantity, unit_price=RequestedAmount(item.unit_price)
         )
         for item in request.items
     )
