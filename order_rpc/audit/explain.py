@@ -26,6 +26,7 @@ from order_rpc.tables import (
     STOCK_MOVEMENT,
 )
 
+_Q, _H = REFUND_REQUEST.c, ORDER_AUDIT.c
 ORDERS_MAX = 20  # a trace id may lead to several
 MOVEMENTS_MAX = 200  # more than a person reads
 _STANDING = {
@@ -60,17 +61,9 @@ async def _find(tx: AsyncConnection, name: str) -> list[TenantKey]:
     of_message = OUTBOX.join(ORDERS, ORDERS.c.order_id == OUTBOX.c.aggregate_id)
     for table, of, condition in (
         (ORDERS, ORDERS, ORDERS.c.order_id == name),
-        (
-            REFUND_REQUEST,
-            REFUND_REQUEST,
-            or_(REFUND_REQUEST.c.request_id == name, REFUND_REQUEST.c.refund_id == name),
-        ),
+        (REFUND_REQUEST, REFUND_REQUEST, or_(_Q.request_id == name, _Q.refund_id == name)),
         (ORDERS, of_message, OUTBOX.c.event_id == name),
-        (
-            ORDER_AUDIT,
-            ORDER_AUDIT,
-            or_(ORDER_AUDIT.c.event_id == name, ORDER_AUDIT.c.trace_id == name),
-        ),
+        (ORDER_AUDIT, ORDER_AUDIT, or_(_H.event_id == name, _H.trace_id == name)),
         (ORDERS, of_message, OUTBOX.c.trace_id == name),
     ):
         columns = table.c.merchant_id, table.c.order_id
@@ -165,14 +158,12 @@ async def _explain(tx: AsyncConnection, key: TenantKey) -> Explanation | None:
     ]
     amount = Money(order.amount_minor, order.currency)
     reason = f" ({order.cancel_reason})" if order.cancel_reason else ""
+    headline = (
+        f"Order {order.order_id} of buyer {order.user_id} at {order.merchant_id}, {amount}, "
+        f"{_STANDING[order.state]}{reason}."
+    )
     return Explanation(
-        headlines=(
-            (
-                f"Order {order.order_id} of buyer {order.user_id} at {order.merchant_id}, "
-                f"{amount}, "
-                f"{_STANDING[order.state]}{reason}."
-            ),
-        ),
+        headlines=(headline,),
         timeline=tuple(timeline),
         pending=(*_order_steps(order), *to_tell),
     )

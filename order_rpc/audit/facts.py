@@ -20,6 +20,7 @@ from order_rpc.tables import ORDERS, PAYMENT_DISPOSITION, REFUND_REQUEST
 
 _UNPAID = (OrderState.PENDING_PAYMENT, OrderState.CANCELLING, OrderState.CANCELLED)
 _O, _D, _Q = ORDERS.c, PAYMENT_DISPOSITION.c, REFUND_REQUEST.c
+# the columns in the order of the fields of OrderFacts and RefundFacts
 _KEY = (_O.merchant_id, _O.order_id)
 _OF_ORDER = (
     _O.user_id,
@@ -35,7 +36,7 @@ _OF_REFUND = (_Q.request_id, _Q.refund_id, _Q.payment_id, _Q.state, _Q.amount_mi
 Within = Callable[[Sequence[Column[Any]]], ColumnElement[bool]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class RefundFacts:
     """A refund as order_rpc has it: REQUESTED, APPROVED,
     REJECTED, SUCCEEDED, FAILED, BOUNCED. `refund_id` is "" as long as payment_rpc has not
@@ -49,29 +50,32 @@ class RefundFacts:
     currency: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class OrderFacts:
-    """An order as order_rpc has it; amounts in minor units. `is_paid` once money (or nothing to
-    pay) made it PAID, whatever came then. `heard` is the state of each payment by (payment_id,
-    version) as order_rpc heard of it."""
+    """An order as order_rpc has it; amounts in minor units. `heard` is the state of each payment by
+    (payment_id, version) as order_rpc heard of it."""
 
     merchant_id: str
     order_id: str
     user_id: str
     state: str
-    is_paid: bool
     amount_minor: int
     currency: str
     paid_payment_id: str
     captured_minor: int
     refunded_minor: int
-    heard: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    refunds: tuple[RefundFacts, ...] = ()
+    heard: Mapping[tuple[str, int], str] = field(kw_only=True)
+    refunds: tuple[RefundFacts, ...] = field(kw_only=True)
 
     @property
     def key(self) -> TenantKey:
         """Names it."""
         return self.merchant_id, self.order_id
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether money (or nothing to pay) made it PAID, whatever came then."""
+        return self.state not in _UNPAID
 
 
 async def orders_page(
@@ -103,43 +107,16 @@ async def _read_facts(tx: AsyncConnection, within: Within) -> list[OrderFacts]:
         heard[merchant_id, order_id][payment_id, version] = payment_state
     asked: dict[TenantKey, list[RefundFacts]] = defaultdict(list)
     for merchant_id, order_id, *refund in await _of_orders(tx, REFUND_REQUEST, within, *_OF_REFUND):
-        request_id, refund_id, payment_id, state, amount_minor, currency = refund
-        asked[merchant_id, order_id].append(
-            RefundFacts(
-                request_id=request_id,
-                refund_id=refund_id,
-                payment_id=payment_id,
-                state=state,
-                amount_minor=amount_minor,
-                currency=currency,
-            )
-        )
+        asked[merchant_id, order_id].append(RefundFacts(*refund))
     return [
         OrderFacts(
-            merchant_id=merchant_id,
-            order_id=order_id,
-            user_id=user_id,
-            state=state,
-            is_paid=state not in _UNPAID,
-            amount_minor=amount_minor,
-            currency=currency,
-            paid_payment_id=paid_payment_id,
-            captured_minor=captured_minor,
-            refunded_minor=refunded_minor,
+            merchant_id,
+            order_id,
+            *order,
             heard=heard.get((merchant_id, order_id), {}),
             refunds=tuple(asked.get((merchant_id, order_id), ())),
         )
-        for (
-            merchant_id,
-            order_id,
-            user_id,
-            state,
-            amount_minor,
-            currency,
-            paid_payment_id,
-            captured_minor,
-            refunded_minor,
-        ) in orders
+        for merchant_id, order_id, *order in orders
     ]
 
 

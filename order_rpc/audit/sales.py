@@ -5,7 +5,7 @@ written for seckill_rpc.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,7 +22,7 @@ from order_rpc.usecases.outbox_to_payment import SECKILL_RPC
 
 _I, _O = ORDER_ITEM.c, ORDERS.c
 _KEY = (_I.merchant_id, _I.order_id)
-_OF_LINE = (
+_OF_LINE = (  # in the order of the fields of SaleOrderFacts
     *_KEY,
     _I.activity_id,
     _O.user_id,
@@ -33,7 +33,7 @@ _OF_LINE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SaleOrderFacts:
     """An order of an activity as order_rpc has it. `is_settling` while the flash sale is still
     being told that its unit comes back.
@@ -47,7 +47,7 @@ class SaleOrderFacts:
     quantity: int
     price_minor: int
     currency: str
-    is_settling: bool
+    is_settling: bool = field(kw_only=True)
 
     @property
     def key(self) -> TenantKey:
@@ -110,27 +110,4 @@ async def _read(tx: AsyncConnection, condition: ColumnElement[bool]) -> list[Sal
     rows = await packed_rows(
         tx, joined, (*_OF_LINE, due), _I.stock_source == StockSource.ACTIVITY, condition
     )
-    return [
-        SaleOrderFacts(
-            merchant_id=merchant_id,
-            order_id=order_id,
-            activity_id=activity_id,
-            user_id=user_id,
-            state=state,
-            quantity=quantity,
-            price_minor=price_minor,
-            currency=currency,
-            is_settling=bool(is_due),
-        )
-        for (
-            merchant_id,
-            order_id,
-            activity_id,
-            user_id,
-            state,
-            quantity,
-            price_minor,
-            currency,
-            is_due,
-        ) in sorted(rows)
-    ]
+    return [SaleOrderFacts(*line, is_settling=bool(is_due)) for *line, is_due in sorted(rows)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +18,7 @@ from seckill_rpc.usecases.outbox_to_order import CREATE_SECKILL_ORDERS, ORDER_RP
 _A, _U = ACTIVITY.c, SECKILL_ORDER.c
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ActivityFacts:
     """An activity as seckill_rpc has it. `is_settling` while its units may be on their way from or
     to order_rpc.
@@ -30,10 +30,10 @@ class ActivityFacts:
     state: str
     offered: int
     total: int
-    is_settling: bool
+    is_settling: bool = field(kw_only=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class UnitFacts:
     """An order of an activity as seckill_rpc has it. `is_written`: order_rpc answered;
     `is_settling`: it is still being told.
@@ -47,7 +47,7 @@ class UnitFacts:
     price_minor: int
     currency: str
     is_written: bool
-    is_settling: bool
+    is_settling: bool = field(kw_only=True)
 
     @property
     def key(self) -> TenantKey:
@@ -70,7 +70,7 @@ async def activities_page(db: Database, *, after: str, limit: int) -> list[Activ
             .exists()
         )
         rows = await tx.execute(
-            select(
+            select(  # in the order of the fields of ActivityFacts
                 _A.activity_id,
                 _A.merchant_id,
                 _A.sku_id,
@@ -85,13 +85,7 @@ async def activities_page(db: Database, *, after: str, limit: int) -> list[Activ
         )
         return [
             ActivityFacts(
-                activity_id=row.activity_id,
-                merchant_id=row.merchant_id,
-                sku_id=row.sku_id,
-                state=row.state,
-                offered=row.offered,
-                total=row.total,
-                is_settling=bool(row.due) or row.state == ActivityState.PUBLISHING,
+                *row[:-1], is_settling=bool(row.due) or row.state == ActivityState.PUBLISHING
             )
             for row in rows
         ]
@@ -124,14 +118,14 @@ async def _read_units(
         .exists()
     )
     query = (
-        select(
-            _A.merchant_id,
-            _A.price_minor,
-            _A.currency,
+        select(  # in the order of the fields of UnitFacts
             _U.order_id,
+            _A.merchant_id,
             _U.activity_id,
             _U.user_id,
             _U.state,
+            _A.price_minor,
+            _A.currency,
             _U.order_ready,
             due.label("due"),
         )
@@ -141,16 +135,6 @@ async def _read_units(
         .limit(limit)
     )
     return [
-        UnitFacts(
-            order_id=row.order_id,
-            merchant_id=row.merchant_id,
-            activity_id=row.activity_id,
-            user_id=row.user_id,
-            state=row.state,
-            price_minor=row.price_minor,
-            currency=row.currency,
-            is_written=row.order_ready,
-            is_settling=bool(row.due) and not row.order_ready,
-        )
+        UnitFacts(*row[:-1], is_settling=bool(row.due) and not row.order_ready)
         for row in await tx.execute(query)
     ]

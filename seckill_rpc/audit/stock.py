@@ -50,11 +50,8 @@ class _Auditor:
         scripts = Scripts(redis)
         self._redis = redis
         self._tolerance = tolerance
-        self._line, self._loading, self._views = (
-            AdmissionQueue(redis, scripts),
-            ActivityLoader(scripts),
-            Views(redis),
-        )
+        self._line, self._loading = AdmissionQueue(redis, scripts), ActivityLoader(scripts)
+        self._views = Views(redis)
 
     async def of(self, db: Database, activity: Activity) -> list[tuple[str, str]]:
         """(check, what does not hold) of one activity."""
@@ -75,15 +72,11 @@ class _Auditor:
         problems = []
         if (meta.epoch, meta.state, meta.is_held) != (activity.epoch, activity.state, False):
             held = ", held" if meta.is_held else ""
-            problems.append(
-                (
-                    "published",
-                    (
-                        f"redis has {meta.state} of epoch {meta.epoch}{held}, the row "
-                        f"{activity.state} of {activity.epoch}"
-                    ),
-                )
+            published = (
+                f"redis has {meta.state} of epoch {meta.epoch}{held}, the row "
+                f"{activity.state} of {activity.epoch}"
             )
+            problems.append(("published", published))
         if meta.stock + meta.out + activity.sold != activity.total or meta.out:
             units = (
                 f"{meta.stock} may be admitted, {meta.out} stand in the line, {activity.sold} "
@@ -123,12 +116,8 @@ class _Auditor:
                 for name in found.keys() | records.keys()
                 if found.get(name) != records.get(name)
             )
-            problems.append(
-                (
-                    "holders_known",
-                    f"redis and the rows differ in {len(wrong)} holders, e.g. {wrong[0]}",
-                )
-            )
+            known = f"redis and the rows differ in {len(wrong)} holders, e.g. {wrong[0]}"
+            problems.append(("holders_known", known))
         owners = {holder.user_id for holder in holders}
         told = await self._loading.viewed_holders(keys)
         # a view may have run out
