@@ -10,9 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc, refund_pb2, refund_pb2_grpc
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
-from order_rpc.domain.order import Order
+from order_rpc.domain.order import Order, TicketOrder
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
-from order_rpc.domain.ticket import TicketOrder
 
 _RESULTS = {
     payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult

@@ -3,19 +3,43 @@ ORDER_STATES declares every step; the store writes nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from mesh.money import DIGITS_MAX, Money
 from mesh.state_machine import Described, StateMachine
-from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderStateInvalid, TotalTooLarge
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.refund import RefundStatus
 
 _MINOR_MAX = 10**DIGITS_MAX - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where an order goes. The contract checks the form of each part; who receives it is not shown
+    in logs.
+    """
+
+    recipient: str = field(repr=False)
+    phone: str = field(repr=False)
+    country: str  # ISO 3166-1 alpha-2
+    region: str
+    city: str
+    street: str = field(repr=False)
+    postal_code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketOrder:
+    """The order that a ticket of seckill_rpc stands for. `is_coming`: it is here, or will be."""
+
+    merchant_id: str
+    order_id: str
+    user_id: str
+    is_coming: bool
 
 
 class OrderState(Described):

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
+
 from paymesh.order.v1 import catalog_pb2, order_pb2
 
 from mesh.call import Caller, Role
 from mesh.money import Money, RequestedAmount
 from mesh.policies import fingerprint
 from mesh.times import timestamp
-from order_rpc.domain.address import Address
-from order_rpc.domain.order import Order, OrderState, PayStatus, ShippingStatus
+from order_rpc.domain.order import Address, Order, OrderState, PayStatus, ShippingStatus
 from order_rpc.domain.order_line import NewLine, OrderLine, StockSource
 from order_rpc.domain.payment import Disposition, PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, RefundStatus
 from order_rpc.store.audit import PastStep
 from order_rpc.usecases.journal import operator
+from order_rpc.usecases.refunds import RefundKey
 
-STATES = {state: order_pb2.OrderState.Value(f"ORDER_STATE_{state}") for state in OrderState}
+if TYPE_CHECKING:
+    from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper as EnumTypeWrapper
+
+_KEY = TypeVar("_KEY", bound=str)
+_NUMBER = TypeVar("_NUMBER", bound=int)
+
+
+def _numbers(
+    values: Iterable[_KEY], contract: EnumTypeWrapper[_NUMBER], prefix: str
+) -> dict[_KEY, _NUMBER]:
+    """The number of each of our values in an enum of the contract."""
+    return {value: contract.Value(f"{prefix}_{value}") for value in values}
+
+
+STATES = _numbers(OrderState, order_pb2.OrderState, "ORDER_STATE")
 STATES_OF_MESSAGES = {value: state for state, value in STATES.items()}
-DISPOSITIONS = {
-    disposition: order_pb2.Disposition.Value(f"DISPOSITION_{disposition}")
-    for disposition in Disposition
-}
-_PAY_STATUSES = {status: order_pb2.PayStatus.Value(f"PAY_STATUS_{status}") for status in PayStatus}
-_SHIPPING_STATUSES = {
-    status: order_pb2.ShippingStatus.Value(f"SHIPPING_STATUS_{status}") for status in ShippingStatus
-}
-_REFUND_STATUSES = {
-    status: order_pb2.RefundStatus.Value(f"REFUND_STATUS_{status}") for status in RefundStatus
-}
-_REFUND_STATES = {
-    state: order_pb2.RefundRequestState.Value(f"REFUND_REQUEST_STATE_{state}")
-    for state in RefundState
-}
-_SOURCES = {source: order_pb2.StockSource.Value(f"STOCK_SOURCE_{source}") for source in StockSource}
-_MOVEMENTS = {
-    kind: catalog_pb2.StockMovementKind.Value(f"STOCK_MOVEMENT_KIND_{kind}")
-    for kind in MovementKind
-}
+DISPOSITIONS = _numbers(Disposition, order_pb2.Disposition, "DISPOSITION")
+_PAY_STATUSES = _numbers(PayStatus, order_pb2.PayStatus, "PAY_STATUS")
+_SHIPPING_STATUSES = _numbers(ShippingStatus, order_pb2.ShippingStatus, "SHIPPING_STATUS")
+_REFUND_STATUSES = _numbers(RefundStatus, order_pb2.RefundStatus, "REFUND_STATUS")
+_REFUND_STATES = _numbers(RefundState, order_pb2.RefundRequestState, "REFUND_REQUEST_STATE")
+_SOURCES = _numbers(StockSource, order_pb2.StockSource, "STOCK_SOURCE")
+_MOVEMENTS = _numbers(MovementKind, catalog_pb2.StockMovementKind, "STOCK_MOVEMENT_KIND")
 
 
 def order_message(order: Order) -> order_pb2.Order:
@@ -60,7 +65,9 @@ def order_message(order: Order) -> order_pb2.Order:
         shipping_status=_SHIPPING_STATUSES[order.shipping_status],
         refund_status=_REFUND_STATUSES[order.refund_status],
         refunded_amount=order.refunded.format(),
-        shipping_address=None if order.address is None else _address_message(order.address),
+        shipping_address=None
+        if order.address is None
+        else order_pb2.Address(**asdict(order.address)),
         carrier=order.carrier,
         tracking_number=order.tracking_number,
         version=order.version,
@@ -174,6 +181,15 @@ def refund_lines(request: order_pb2.RefundOrderRequest) -> tuple[RefundLine, ...
     return tuple(RefundLine(sku_id=item.sku_id, quantity=item.quantity) for item in request.items)
 
 
+def refund_key(
+    request: order_pb2.ApproveRefundRequest | order_pb2.RejectRefundRequest,
+) -> RefundKey:
+    """Which refund the shop decides."""
+    return RefundKey(
+        merchant_id=request.merchant_id, order_id=request.order_id, request_id=request.request_id
+    )
+
+
 def address_of(message: order_pb2.Address) -> Address:
     """Where goods go."""
     return Address(
@@ -240,16 +256,4 @@ def _item_message(line: OrderLine) -> order_pb2.OrderItem:
         quantity=line.quantity,
         amount=line.amount.format(),
         stock_source=_SOURCES[line.stock_source],
-    )
-
-
-def _address_message(address: Address) -> order_pb2.Address:
-    return order_pb2.Address(
-        recipient=address.recipient,
-        phone=address.phone,
-        country=address.country,
-        region=address.region,
-        city=address.city,
-        street=address.street,
-        postal_code=address.postal_code,
     )

@@ -21,7 +21,7 @@ from order_rpc.servicer.messages import (
 from order_rpc.usecases.cancellations import Cancellations
 from order_rpc.usecases.orders import CreateOrder, ListOrders, Orders
 from order_rpc.usecases.payments import Payments, UpdateOrderStatus
-from order_rpc.usecases.refunds import RefundKey, RefundOrder, Refunds
+from order_rpc.usecases.refunds import RefundOrder, Refunds
 from order_rpc.usecases.shipments import Shipments
 
 
@@ -142,11 +142,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: order_pb2.ApproveRefundRequest, context: Any
     ) -> order_pb2.ApproveRefundResponse:
         """Approves a refund."""
-        key = RefundKey(
-            merchant_id=request.merchant_id,
-            order_id=request.order_id,
-            request_id=request.request_id,
-        )
+        key = messages.refund_key(request)
         refund = await self._refunds.approve(key, remark=request.remark, caller=current_caller())
         return order_pb2.ApproveRefundResponse(refund=refund_message(refund))
 
@@ -154,11 +150,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: order_pb2.RejectRefundRequest, context: Any
     ) -> order_pb2.RejectRefundResponse:
         """Rejects a refund."""
-        key = RefundKey(
-            merchant_id=request.merchant_id,
-            order_id=request.order_id,
-            request_id=request.request_id,
-        )
+        key = messages.refund_key(request)
         refund = await self._refunds.reject(key, reason=request.reason, caller=current_caller())
         return order_pb2.RejectRefundResponse(refund=refund_message(refund))
 

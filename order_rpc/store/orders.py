@@ -26,9 +26,8 @@ from mesh.bad_rows import Quarantine, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
-from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderNotFound
-from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order import Address, Order, OrderState
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.refund import RefundStatus
 from order_rpc.tables import ORDER_ITEM, ORDERS

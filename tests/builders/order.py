@@ -27,14 +27,12 @@ from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from order_rpc.app import RETRY_CONSTRAINTS, OrderConfig
-from order_rpc.domain.address import Address
-from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order import Address, Order, OrderState, TicketOrder
 from order_rpc.domain.order_line import NewLine
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundLine, RefundRequest
-from order_rpc.domain.ticket import TicketOrder
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import (
     ORDER_AUDIT,
