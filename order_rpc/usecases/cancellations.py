@@ -30,7 +30,7 @@ from order_rpc.usecases.outbox_to_payment import (
     RELAY_DELAY,
     close_message,
     deliver_at_once,
-    return_stock_message,
+    return_stock_messages,
 )
 
 EXPIRED = "not paid in time"  # cancel_reason of an expired order
@@ -151,11 +151,6 @@ class Cancellations:
         can only be refunded further.
         """
         cancelled = order.cancel_free(reason=reason, at=at)
-        messages = (
-            [return_stock_message(cancelled, ids=self._ids, at=at)]
-            if cancelled.is_of_activity
-            else []
-        )
         counts = [
             entry(cancelled, Figure.CANCELLED, at=at),
             *entries_of_payment(order, at=order.paid_at or at, count=-1),
@@ -169,7 +164,7 @@ class Cancellations:
             at=at,
             remark=reason,
             make_event=order_cancelled,
-            messages=messages,
+            messages=return_stock_messages(cancelled, ids=self._ids, at=at),
             counts=counts,
         )
         await stock.release_sold(tx, cancelled, at=at)

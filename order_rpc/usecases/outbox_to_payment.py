@@ -6,7 +6,7 @@ transaction that marks the message done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
 
@@ -73,59 +73,51 @@ def close_message(
     """Closes the payments of an order. Its event_id is the id of the decision; `by_buyer` says
     whose it is.
     """
-    return Message(
-        event_id=ids.new("OP"),
-        destination=PAYMENT_RPC,
-        tag=CLOSE_PAYMENT,
-        aggregate_id=order.order_id,
-        trace_id=current_trace_id(),
-        due_at=due_at,
-        created_at=at,
-        payload={
-            "merchant_id": order.merchant_id,
-            "order_id": order.order_id,
-            "by_buyer": by_buyer,
-        },
+    return _message(
+        PAYMENT_RPC, CLOSE_PAYMENT, order, {"by_buyer": by_buyer}, ids=ids, at=at, due_at=due_at
     )
 
 
 def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
     """Gives the money of an approved refund back."""
-    return Message(
-        event_id=ids.new("OP"),
-        destination=PAYMENT_RPC,
-        tag=CREATE_REFUND,
-        aggregate_id=refund.order_id,
-        trace_id=current_trace_id(),
-        due_at=at + RELAY_DELAY,
-        created_at=at,
-        payload={
-            "merchant_id": refund.merchant_id,
-            "order_id": refund.order_id,
-            "request_id": refund.request_id,
-            "payment_id": refund.payment_id,
-            "amount": refund.amount.format(),
-            "currency": refund.amount.currency,
-            "reason": refund.reason,
-        },
-    )
+    wanted = {
+        "request_id": refund.request_id,
+        "payment_id": refund.payment_id,
+        "amount": refund.amount.format(),
+        "currency": refund.amount.currency,
+        "reason": refund.reason,
+    }
+    due_at = at + RELAY_DELAY
+    return _message(PAYMENT_RPC, CREATE_REFUND, refund, wanted, ids=ids, at=at, due_at=due_at)
 
 
-def return_stock_message(order: Order, *, ids: Ids, at: datetime) -> Message:
-    """Gives the unit of a cancelled order of a flash sale back to the sale."""
+def return_stock_messages(order: Order, *, ids: Ids, at: datetime) -> list[Message]:
+    """Gives the unit of a cancelled order back to the flash sale that it is of, if any."""
+    if not order.is_of_activity:
+        return []
+    of = {"activity_id": order.lines[0].activity_id}
+    return [_message(SECKILL_RPC, RETURN_STOCK, order, of, ids=ids, at=at, due_at=at)]
+
+
+def _message(
+    destination: str,
+    tag: str,
+    about: Order | RefundRequest,
+    facts: Mapping[str, object],
+    *,
+    ids: Ids,
+    at: datetime,
+    due_at: datetime,
+) -> Message:
     return Message(
         event_id=ids.new("OP"),
-        destination=SECKILL_RPC,
-        tag=RETURN_STOCK,
-        aggregate_id=order.order_id,
+        destination=destination,
+        tag=tag,
+        aggregate_id=about.order_id,
         trace_id=current_trace_id(),
-        due_at=at,
+        due_at=due_at,
         created_at=at,
-        payload={
-            "merchant_id": order.merchant_id,
-            "order_id": order.order_id,
-            "activity_id": order.lines[0].activity_id,
-        },
+        payload={"merchant_id": about.merchant_id, "order_id": about.order_id, **facts},
     )
 
 
@@ -239,11 +231,6 @@ class PaymentDestination:
         self, tx: AsyncConnection, order: Order, *, cause: Cause, remark: str, at: datetime
     ) -> None:
         cancelled = order.cancel(at=at)
-        messages = (
-            [return_stock_message(cancelled, ids=self._ids, at=at)]
-            if cancelled.is_of_activity
-            else []
-        )
         await self._journal.step(
             tx,
             order,
@@ -253,7 +240,7 @@ class PaymentDestination:
             at=at,
             remark=remark,
             make_event=order_cancelled,
-            messages=messages,
+            messages=return_stock_messages(cancelled, ids=self._ids, at=at),
             counts=[entry(cancelled, Figure.CANCELLED, at=at)],
         )
         await stock.release(tx, cancelled, at=at)

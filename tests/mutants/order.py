@@ -146,8 +146,8 @@ _CANCEL = [
     ),
     _outbox_to_payment(
         "a cancelled order of a flash sale gives its unit back",
-        old="            if cancelled.is_of_activity\n",
-        new="            if False\n",
+        old="    if not order.is_of_activity:\n",
+        new="    if True:\n",
         fails=_in_cancel("test_a_cancelled_order_of_a_flash_sale_gives_its_unit_back_to_the_sale"),
     ),
     _cancellations(
