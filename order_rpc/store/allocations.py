@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import insert, select, update
@@ -40,31 +40,20 @@ async def find_step(tx: AsyncConnection, *, merchant_id: str, op_id: str) -> Ste
     """An earlier step with this id, or None."""
     of_id = (ALLOCATION_STEP.c.merchant_id == merchant_id) & (ALLOCATION_STEP.c.op_id == op_id)
     row = (await tx.execute(select(ALLOCATION_STEP).where(of_id))).first()
-    return (
-        None
-        if row is None
-        else Step(
-            merchant_id=merchant_id,
-            op_id=op_id,
-            activity_id=row.activity_id,
-            kind=row.kind,
-            quantity=row.quantity,
-        )
+    if row is None:
+        return None
+    return Step(
+        merchant_id=merchant_id,
+        op_id=op_id,
+        activity_id=row.activity_id,
+        kind=row.kind,
+        quantity=row.quantity,
     )
 
 
 async def insert_step(tx: AsyncConnection, step: Step, *, at: datetime) -> None:
     """Writes a step. A second one with this id violates `pk_allocation_step`."""
-    await tx.execute(
-        insert(ALLOCATION_STEP).values(
-            merchant_id=step.merchant_id,
-            op_id=step.op_id,
-            activity_id=step.activity_id,
-            kind=step.kind,
-            quantity=step.quantity,
-            created_at=at,
-        )
-    )
+    await tx.execute(insert(ALLOCATION_STEP).values(**asdict(step), created_at=at))
 
 
 async def lock_allocation(
@@ -74,31 +63,20 @@ async def lock_allocation(
     with nothing when it is new.
     """
     if sku_id:
-        await insert_if_absent(
-            tx,
-            ALLOCATION,
-            {
-                "merchant_id": merchant_id,
-                "activity_id": activity_id,
-                "sku_id": sku_id,
-                "allocated": 0,
-                "returned": 0,
-                "created_at": at,
-                "updated_at": at,
-            },
+        new = Allocation(
+            merchant_id=merchant_id, activity_id=activity_id, sku_id=sku_id, allocated=0, returned=0
         )
+        await insert_if_absent(tx, ALLOCATION, asdict(new) | {"created_at": at, "updated_at": at})
     this = (ALLOCATION.c.merchant_id == merchant_id) & (ALLOCATION.c.activity_id == activity_id)
     row = (await tx.execute(select(ALLOCATION).where(this).with_for_update())).first()
-    return (
-        None
-        if row is None
-        else Allocation(
-            merchant_id=merchant_id,
-            activity_id=activity_id,
-            sku_id=row.sku_id,
-            allocated=row.allocated,
-            returned=row.returned,
-        )
+    if row is None:
+        return None
+    return Allocation(
+        merchant_id=merchant_id,
+        activity_id=activity_id,
+        sku_id=row.sku_id,
+        allocated=row.allocated,
+        returned=row.returned,
     )
 
 

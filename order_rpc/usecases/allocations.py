@@ -5,9 +5,10 @@ and happens once (docs/protocols.md 5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,11 +25,13 @@ from order_rpc.domain.errors import (
 )
 from order_rpc.domain.order import Order
 from order_rpc.domain.order_line import OrderLine, StockSource
-from order_rpc.domain.product import MovementKind, Product, out_of_stock
+from order_rpc.domain.product import Movement, MovementKind, Product, Stock, out_of_stock
 from order_rpc.store import allocations, catalog, orders
 from order_rpc.store.allocations import Step
 from order_rpc.usecases.catalog_stock import movement_of
 from order_rpc.usecases.journal import Journal, NewOrder, operator
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +112,7 @@ class Allocations:
         self, tx: AsyncConnection, command: AllocateStock, caller: Caller
     ) -> int:
         now = self._clock.now()
-        step = Step(
-            merchant_id=command.merchant_id,
-            op_id=command.op_id,
-            activity_id=command.activity_id,
-            kind="ALLOCATE",
-            quantity=command.quantity,
-        )
+        step = _step_of(command, "ALLOCATE")
         product = await catalog.get_product(
             tx, merchant_id=command.merchant_id, sku_id=command.sku_id
         )
@@ -126,9 +123,8 @@ class Allocations:
             sku_id=command.sku_id,
             at=now,
         )
-        is_new = await self._is_new(
-            tx, step
-        )  # under the lock: the second call with one id waits for it
+        # under the lock: the second call with one id waits for it
+        is_new = await self._is_new(tx, step)
         if held is None or held.sku_id != command.sku_id:
             raise AllocationMismatch(
                 f"activity {command.activity_id} is of another product", op_id=command.op_id
@@ -141,33 +137,15 @@ class Allocations:
         after = replace(held, allocated=held.allocated + command.quantity)
         await allocations.save_allocation(tx, after, at=now)
         await allocations.insert_step(tx, step, at=now)
-        await catalog.move_stock(
-            tx,
-            movement_of(
-                product,
-                MovementKind.ALLOCATE,
-                quantity=-command.quantity,
-                available_after=stock.available - command.quantity,
-                caller=caller,
-                at=now,
-                reason=step.op_id,
-                reference=step.activity_id,
-            ),
-            trace_id=current_trace_id(),
-        )
+        movement = _movement(product, stock, MovementKind.ALLOCATE, step, caller, at=now)
+        await catalog.move_stock(tx, movement, trace_id=current_trace_id())
         return after.allocated
 
     async def _return_allocation(
         self, tx: AsyncConnection, command: ReturnAllocation, caller: Caller
     ) -> int:
         now = self._clock.now()
-        step = Step(
-            merchant_id=command.merchant_id,
-            op_id=command.op_id,
-            activity_id=command.activity_id,
-            kind="RETURN",
-            quantity=command.quantity,
-        )
+        step = _step_of(command, "RETURN")
         held = await allocations.lock_allocation(
             tx, merchant_id=command.merchant_id, activity_id=command.activity_id, at=now
         )
@@ -185,20 +163,10 @@ class Allocations:
         await allocations.save_allocation(tx, after, at=now)
         await allocations.insert_step(tx, step, at=now)
         if command.quantity:
-            await catalog.move_stock(
-                tx,
-                movement_of(
-                    product,
-                    MovementKind.RETURN_ALLOCATION,
-                    quantity=command.quantity,
-                    available_after=stock.available + command.quantity,
-                    caller=caller,
-                    at=now,
-                    reason=step.op_id,
-                    reference=step.activity_id,
-                ),
-                trace_id=current_trace_id(),
+            movement = _movement(
+                product, stock, MovementKind.RETURN_ALLOCATION, step, caller, at=now
             )
+            await catalog.move_stock(tx, movement, trace_id=current_trace_id())
         return after.returned
 
     @staticmethod
@@ -214,8 +182,18 @@ class Allocations:
         now = self._clock.now()
         answers: list[str] = []
         new: dict[tuple[str, str], Order] = {}
-        products = await _products(tx, wanted)
-        existing = await _existing(tx, wanted)
+        products = await _by_merchant(
+            wanted,
+            lambda merchant_id, mine: catalog.find_products(
+                tx, merchant_id=merchant_id, sku_ids={each.sku_id for each in mine}
+            ),
+        )
+        existing = await _by_merchant(
+            wanted,
+            lambda merchant_id, mine: orders.existing(
+                tx, merchant_id=merchant_id, order_ids=[each.order_id for each in mine]
+            ),
+        )
         for each in wanted:
             key = (each.merchant_id, each.order_id)
             owner = existing.get(key, new[key].user_id if key in new else None)
@@ -267,27 +245,40 @@ class Allocations:
         return order if order.amount.minor else order.pay(payment_id="", at=now)
 
 
-async def _products(
-    tx: AsyncConnection, wanted: Sequence[SeckillOrder]
-) -> Mapping[tuple[str, str], Product]:
-    found = {}
-    for merchant_id in sorted({each.merchant_id for each in wanted}):
-        sku_ids = {each.sku_id for each in wanted if each.merchant_id == merchant_id}
-        for sku_id, product in (
-            await catalog.find_products(tx, merchant_id=merchant_id, sku_ids=sku_ids)
-        ).items():
-            found[merchant_id, sku_id] = product
-    return found
+def _step_of(command: AllocateStock | ReturnAllocation, kind: str) -> Step:
+    return Step(
+        merchant_id=command.merchant_id,
+        op_id=command.op_id,
+        activity_id=command.activity_id,
+        kind=kind,
+        quantity=command.quantity,
+    )
 
 
-async def _existing(
-    tx: AsyncConnection, wanted: Sequence[SeckillOrder]
-) -> Mapping[tuple[str, str], str]:
+def _movement(
+    product: Product, stock: Stock, kind: MovementKind, step: Step, caller: Caller, *, at: datetime
+) -> Movement:
+    quantity = -step.quantity if kind is MovementKind.ALLOCATE else step.quantity
+    return movement_of(
+        product,
+        kind,
+        quantity=quantity,
+        available_after=stock.available + quantity,
+        caller=caller,
+        at=at,
+        reason=step.op_id,
+        reference=step.activity_id,
+    )
+
+
+async def _by_merchant(
+    wanted: Sequence[SeckillOrder],
+    find: Callable[[str, list[SeckillOrder]], Awaitable[Mapping[str, _Found]]],
+) -> Mapping[tuple[str, str], _Found]:
+    """What is found for the orders of each merchant, by merchant and id."""
     found = {}
     for merchant_id in sorted({each.merchant_id for each in wanted}):
-        order_ids = [each.order_id for each in wanted if each.merchant_id == merchant_id]
-        for order_id, user_id in (
-            await orders.existing(tx, merchant_id=merchant_id, order_ids=order_ids)
-        ).items():
-            found[merchant_id, order_id] = user_id
+        of_merchant = [each for each in wanted if each.merchant_id == merchant_id]
+        for name, value in (await find(merchant_id, of_merchant)).items():
+            found[merchant_id, name] = value
     return found
