@@ -23,7 +23,7 @@ from seckill_rpc.redis.scripts import Scripts
 from seckill_rpc.store import activities
 from seckill_rpc.tables import metadata
 from seckill_rpc.usecases.consumer.consumer import Consumer
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
+from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings
 from seckill_rpc.usecases.hot_set import HotSet
 from seckill_rpc.usecases.rebuild import Rebuilder
 

@@ -40,7 +40,7 @@ from seckill_rpc.usecases.admission.registry import ActivityRegistry
 from seckill_rpc.usecases.admission.result_cache import ResultCache
 from seckill_rpc.usecases.admission.seckill_action import Admission, AdmissionSettings
 from seckill_rpc.usecases.consumer.consumer import Consumer
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
+from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings
 from seckill_rpc.usecases.draw import Draws
 from seckill_rpc.usecases.events import TOPIC
 from seckill_rpc.usecases.hot_set import HotSet

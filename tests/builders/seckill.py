@@ -32,7 +32,7 @@ from seckill_rpc.redis.views import Views
 from seckill_rpc.store import activities, orders
 from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.consumer.consumer import Consumer
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
+from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings
 from seckill_rpc.usecases.hot_set import HotSet
 from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination
 from seckill_rpc.usecases.outbox_to_redis import RedisDestination

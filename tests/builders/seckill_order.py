@@ -40,7 +40,7 @@ from seckill_rpc.store import activities
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, CreateActivity
 from seckill_rpc.usecases.consumer.consumer import Consumer
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
+from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings
 from tests.builders.order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.builders.seckill import AlwaysHot
 from tests.conftest import PROOF

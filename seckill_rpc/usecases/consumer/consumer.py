@@ -30,8 +30,7 @@ from seckill_rpc.store.batches import is_data_error
 from seckill_rpc.store.orders import RowUnreadable
 from seckill_rpc.tables import SECKILL_ORDER
 from seckill_rpc.usecases.consumer.batch_decider import BatchDecider, BatchOutcome
-from seckill_rpc.usecases.consumer.queue_reader import QueueReader
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
+from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings, QueueReader
 from seckill_rpc.usecases.hot_set import HotSet
 
 # An activity has that many rounds of its own before the others are served again.

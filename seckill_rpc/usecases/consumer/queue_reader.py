@@ -17,13 +17,42 @@ from mesh.failpoints import failpoint
 from mesh.logs import get_logger
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.redis.admission_queue import AdmissionQueue, Entry, QueueLost
+from seckill_rpc.redis.admit import QUEUED_SECONDS
+from seckill_rpc.redis.connection import BLOCK_MS_MAX
 from seckill_rpc.redis.keys import Keys, keys_of
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
 from seckill_rpc.usecases.hot_set import HotSet
 
 _START = "0-0"
 
 log = get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSettings:
+    """How a consumer works.
+
+    Attributes:
+        name: of this consumer in the group; unique, and the same for the life of the process.
+        batch_size: entries per transaction, at most 500.
+        block_ms: how long a round waits for the first entry while an activity is hot.
+        quiet_block_ms: the same while none is; an entry ends the wait at once.
+        take_over_seconds: pause between two scans for unfinished entries of other consumers.
+        min_idle_ms: how long an entry must be pending before it is taken over. Too short only
+            costs work.
+        deliveries_max: after so many deliveries an entry that fails by its own data is given up.
+        activities_max: queues that are served at the same time.
+        queued_seconds: how long Redis keeps the view of a queued buyer.
+    """
+
+    name: str
+    batch_size: int = 500
+    block_ms: int = 100
+    quiet_block_ms: int = BLOCK_MS_MAX
+    take_over_seconds: float = 0.2
+    min_idle_ms: int = 2000
+    deliveries_max: int = 5
+    activities_max: int = 8
+    queued_seconds: int = QUEUED_SECONDS
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.usecases import hot_set
 from seckill_rpc.usecases.consumer.consumer import Consumer
-from seckill_rpc.usecases.consumer.settings import ConsumerSettings
+from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings
 from seckill_rpc.usecases.reconciler import OTHERS
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.seckill_order import SeckillOrderWorld, seckill_order_world
