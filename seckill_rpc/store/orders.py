@@ -1,4 +1,6 @@
-"""SQL of the orders of activities, one unit each. `batches` writes many at once."""
+"""SQL of the orders of activities, one unit each. `batches` writes many at once. And how many units
+that were taken back in the database are not yet back in Redis.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, or_, select, true, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.outbox import OUTBOX
 from seckill_rpc.domain.order import UnitOrder, UnitState
 from seckill_rpc.tables import SECKILL_ORDER
 
@@ -44,8 +47,8 @@ _READY = (
     .values(order_ready=True, updated_at=bindparam("at"))
 )
 
-
 CHUNK = 5000  # holders per statement
+GIVE_BACKS = "redis"  # destination of the outbox: units for Redis
 
 
 class RowUnreadable(Exception):
@@ -176,6 +179,24 @@ async def mark_ready(tx: AsyncConnection, order_ids: Sequence[str], *, at: datet
     """Marks orders as written by order_rpc."""
     if order_ids:
         await tx.execute(_READY, {"orders": list(order_ids), "at": at})
+
+
+async def count_give_backs(tx: AsyncConnection, *, activity_id: str) -> int:
+    """How many units of an activity still have to be given back to Redis."""
+    hint = "FORCE INDEX (ix_outbox_claim)"  # few are waiting, many were done
+    waiting = (
+        select(func.count())
+        .select_from(OUTBOX)
+        .where(
+            OUTBOX.c.destination == GIVE_BACKS,
+            OUTBOX.c.state == "NEW",
+            OUTBOX.c.aggregate_id == activity_id,
+        )
+    )
+    counted = await tx.execute(
+        waiting.with_hint(OUTBOX, hint, "mysql").with_hint(OUTBOX, hint, "mariadb")
+    )
+    return int(counted.scalar_one())
 
 
 def _order(row: Row[*tuple[Any, ...]]) -> UnitOrder:

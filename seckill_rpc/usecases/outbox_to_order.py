@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -68,43 +68,43 @@ class StillUndecided(Unavailable):
     """order_rpc said nothing of some orders."""
 
 
+def command(
+    destination: str, tag: str, activity_id: str, payload: dict[str, Any], *, ids: Ids, at: datetime
+) -> Message:
+    """A message about an activity that the outbox delivers from now on."""
+    return Message(
+        event_id=ids.new("OP"),
+        destination=destination,
+        tag=tag,
+        aggregate_id=activity_id,
+        trace_id=current_trace_id(),
+        due_at=at,
+        created_at=at,
+        payload=payload,
+    )
+
+
 def create_orders_message(
     activity_id: str, new: Sequence[tuple[str, str]], *, ids: Ids, at: datetime
 ) -> Message:
     """The orders (order_id, user_id) of one batch, at most 500: the payload stays below the 64 kB
     of a TEXT.
     """
-    return Message(
-        event_id=ids.new("OP"),
-        destination=ORDER_RPC,
-        tag=CREATE_SECKILL_ORDERS,
-        aggregate_id=activity_id,
-        trace_id=current_trace_id(),
-        due_at=at,
-        created_at=at,
-        payload={"activity_id": activity_id, "orders": new},
-    )
+    payload = {"activity_id": activity_id, "orders": new}
+    return command(ORDER_RPC, CREATE_SECKILL_ORDERS, activity_id, payload, ids=ids, at=at)
 
 
 def return_allocation_message(
     activity: Activity, *, op_id: str, quantity: int, ids: Ids, at: datetime
 ) -> Message:
     """Units of an activity for the catalog stock. op_id: `close:<activity>` or `late:<order>`."""
-    return Message(
-        event_id=ids.new("OP"),
-        destination=ORDER_RPC,
-        tag=RETURN_ALLOCATION,
-        aggregate_id=activity.activity_id,
-        trace_id=current_trace_id(),
-        due_at=at,
-        created_at=at,
-        payload={
-            "op_id": op_id,
-            "merchant_id": activity.merchant_id,
-            "activity_id": activity.activity_id,
-            "quantity": quantity,
-        },
-    )
+    payload = {
+        "op_id": op_id,
+        "merchant_id": activity.merchant_id,
+        "activity_id": activity.activity_id,
+        "quantity": quantity,
+    }
+    return command(ORDER_RPC, RETURN_ALLOCATION, activity.activity_id, payload, ids=ids, at=at)
 
 
 class OrderRpcDestination:

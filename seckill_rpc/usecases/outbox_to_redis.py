@@ -11,7 +11,6 @@ from datetime import datetime
 from redis.exceptions import RedisError
 
 from mesh.batching import Batching
-from mesh.call import current_trace_id
 from mesh.db import Database
 from mesh.errors import MeshError, Unavailable
 from mesh.failpoints import failpoint
@@ -23,7 +22,8 @@ from seckill_rpc.domain.order import UnitOrder
 from seckill_rpc.redis.admission_queue import AdmissionQueue, GiveBack, ReturnedUnit
 from seckill_rpc.redis.keys import Keys
 from seckill_rpc.store import activities
-from seckill_rpc.store.give_backs import DESTINATION as REDIS
+from seckill_rpc.store.orders import GIVE_BACKS as REDIS
+from seckill_rpc.usecases.outbox_to_order import command
 
 GIVE_BACK = "GiveBack"
 UNITS_MAX = 500  # per call of the script: some 5 ms of Redis
@@ -37,24 +37,16 @@ def give_back_message(order: UnitOrder, activity: Activity, *, ids: Ids, at: dat
     """Sells the unit of an order again. `activity`: the row, locked in the transaction that took
     the unit back.
     """
-    return Message(
-        event_id=ids.new("OP"),
-        destination=REDIS,
-        tag=GIVE_BACK,
-        aggregate_id=activity.activity_id,
-        trace_id=current_trace_id(),
-        due_at=at,
-        created_at=at,
-        payload={
-            "activity_id": activity.activity_id,
-            "merchant_id": activity.merchant_id,
-            "sku_id": activity.sku_id,
-            "order_id": order.order_id,
-            "user_id": order.user_id,
-            "request_id": order.request_id,
-            "epoch": activity.epoch,
-        },
-    )
+    payload = {
+        "activity_id": activity.activity_id,
+        "merchant_id": activity.merchant_id,
+        "sku_id": activity.sku_id,
+        "order_id": order.order_id,
+        "user_id": order.user_id,
+        "request_id": order.request_id,
+        "epoch": activity.epoch,
+    }
+    return command(REDIS, GIVE_BACK, activity.activity_id, payload, ids=ids, at=at)
 
 
 class RedisDestination:

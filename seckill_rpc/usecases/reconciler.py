@@ -27,7 +27,7 @@ from seckill_rpc.redis.admission_queue import WRONG_TYPE, AdmissionQueue
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.redis.lease import Lease
 from seckill_rpc.redis.loader import ActivityLoader
-from seckill_rpc.store import activities, give_backs
+from seckill_rpc.store import activities, orders
 from seckill_rpc.tables import ACTIVITY
 from seckill_rpc.usecases.activity_lifecycle.closer import Closer
 from seckill_rpc.usecases.hot_set import HotSet
@@ -314,9 +314,7 @@ class Reconciler:
                 counted=Counted(
                     total=activity.total,
                     sold=activity.sold,
-                    giving_back=await give_backs.count_waiting(
-                        tx, activity_id=activity.activity_id
-                    ),
+                    giving_back=await orders.count_give_backs(tx, activity_id=activity.activity_id),
                 ),
             )
             for activity in await activities.running(tx)

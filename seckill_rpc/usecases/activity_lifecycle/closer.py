@@ -10,7 +10,6 @@ from collections.abc import Collection
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.call import current_trace_id
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import MeshError, Unavailable
@@ -23,11 +22,11 @@ from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, A
 from seckill_rpc.redis.admission_queue import AdmissionQueue
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.redis.loader import ActivityLoader
-from seckill_rpc.store import activities, give_backs
+from seckill_rpc.store import activities, orders
 from seckill_rpc.usecases.activity_lifecycle.publisher import NO_REDIS
 from seckill_rpc.usecases.activity_lifecycle.transitions import ActivityTransitions
 from seckill_rpc.usecases.draw import Draws
-from seckill_rpc.usecases.outbox_to_order import return_allocation_message
+from seckill_rpc.usecases.outbox_to_order import command, return_allocation_message
 from seckill_rpc.usecases.rebuild import Rebuilder
 
 DROPS = "redis_drop"  # destination of the outbox: tombstones for Redis
@@ -147,23 +146,15 @@ class Closer:
         """Under the lock of the row: units that came back before the lock are counted, later ones
         find it CLOSED.
         """
-        if activity.state is ActivityState.CLOSING and await give_backs.count_waiting(
+        if activity.state is ActivityState.CLOSING and await orders.count_give_backs(
             tx, activity_id=activity.activity_id
         ):
             raise _NotYet("units are on their way back")
 
     def _closing_messages(self, before: Activity, after: Activity) -> Collection[Message]:
         now = self._clock.now()
-        drop = Message(
-            event_id=self._ids.new("OP"),
-            destination=DROPS,
-            tag=DROP,
-            aggregate_id=after.activity_id,
-            trace_id=current_trace_id(),
-            due_at=now,
-            created_at=now,
-            payload={"activity_id": after.activity_id},
-        )
+        payload = {"activity_id": after.activity_id}
+        drop = command(DROPS, DROP, after.activity_id, payload, ids=self._ids, at=now)
         unsold = return_allocation_message(
             after, op_id=f"close:{after.activity_id}", quantity=before.left, ids=self._ids, at=now
         )

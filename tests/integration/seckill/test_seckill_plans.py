@@ -16,7 +16,7 @@ from mesh import outbox
 from mesh.call import Caller, Role
 from seckill_rpc.domain.activity import ActivityState
 from seckill_rpc.domain.order import UnitState
-from seckill_rpc.store import activities, batches, give_backs, orders
+from seckill_rpc.store import activities, batches, orders
 from seckill_rpc.store.activities import ActivityPage
 from seckill_rpc.store.batches import Batch, NewOrder
 from seckill_rpc.usecases.outbox_to_redis import give_back_message
@@ -123,7 +123,7 @@ async def test_what_batches_and_returns_do_reads_its_own_rows_only(world: Seckil
         (orders.mark_ready, {"order_ids": ["O1-007", "O2-100"], "at": now}, 2),
         (batches.turn_into_refusals, (["O1-007", "O2-100"],), 2),
         # counts entries that wait to be purged
-        (give_backs.count_waiting, {"activity_id": world.opened[0].activity_id}, 500),
+        (orders.count_give_backs, {"activity_id": world.opened[0].activity_id}, 500),
     ):
         if work is activities.in_states:
             found = await plans(world, work, ActivityState.CLOSING)
@@ -138,7 +138,7 @@ async def test_what_batches_and_returns_do_reads_its_own_rows_only(world: Seckil
                 row.key is not None or "const table" in (row.Extra or "") or row.type == "const"
             ), (work.__name__, row)
             assert int(row.rows or 0) <= most, (work.__name__, row)
-            assert work is not give_backs.count_waiting or row.ref == "const,const", row
+            assert work is not orders.count_give_backs or row.ref == "const,const", row
 
 
 async def test_a_rebuild_reads_live_orders_in_the_order_of_the_index(world: SeckillWorld) -> None:

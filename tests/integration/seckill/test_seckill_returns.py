@@ -19,7 +19,7 @@ from seckill_rpc.domain.order import BuyerStatus, UnitState
 from seckill_rpc.redis.admission_queue import ReturnedUnit
 from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.store import activities, orders
-from seckill_rpc.store.give_backs import count_waiting
+from seckill_rpc.store.orders import count_give_backs
 from seckill_rpc.usecases.outbox_to_redis import RedisDestination, give_back_message
 from tests.builders.seckill import SeckillWorld, seckill_world
 
@@ -33,7 +33,7 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld
 
 
 async def waiting(world: SeckillWorld) -> int:
-    return await world.db.read(count_waiting, activity_id=world.keys.activity_id)
+    return await world.db.read(count_give_backs, activity_id=world.keys.activity_id)
 
 
 async def outbox_states(world: SeckillWorld) -> dict[str, list[str]]:
