@@ -42,11 +42,7 @@ class Draws:
 
     async def due_in(self) -> Seconds | None:
         """Seconds until the next draw, by our clock; None if none is due."""
-        waiting = [
-            each
-            for each in await self._db.read(activities.running)
-            if each.mode is AdmissionMode.DRAW and not each.drawn
-        ]
+        waiting = await self._waiting()
         if any(each.state is ActivityState.CLOSING for each in waiting):
             return 0.0
         return seconds_until(
@@ -55,11 +51,7 @@ class Draws:
 
     async def run_once(self) -> int:
         """Draws every activity whose time has come; returns how many draws were finished."""
-        waiting = [
-            each
-            for each in await self._db.read(activities.running)
-            if each.mode is AdmissionMode.DRAW and not each.drawn
-        ]
+        waiting = await self._waiting()
         if not waiting:
             return 0
         try:
@@ -106,6 +98,13 @@ class Draws:
                 break
         log.info("seckill_drawn", activity_id=activity.activity_id, winners=winners, losers=losers)
         return await self._db.run(self._remember, activity)
+
+    async def _waiting(self) -> list[Activity]:
+        return [
+            each
+            for each in await self._db.read(activities.running)
+            if each.mode is AdmissionMode.DRAW and not each.drawn
+        ]
 
     async def _remember(self, tx: AsyncConnection, activity: Activity) -> Activity:
         before = await activities.lock(tx, activity_id=activity.activity_id)

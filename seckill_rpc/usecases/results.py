@@ -91,9 +91,7 @@ class Results:
         activity = await self._registry.current(merchant_id, sku_id)
         # the view may be of an earlier activity then
         if activity.state is ActivityState.CLOSED:
-            return await self._by_rows(activity, user_id) or _answer(
-                activity, BuyerStatus.NEITHER, ResultCode.NO_CLICK
-            )
+            return await self._by_rows(activity, user_id) or _neither(activity, ResultCode.NO_CLICK)
         known = self._cache.find(activity.activity_id, user_id)
         if known is not None:
             return known
@@ -109,7 +107,7 @@ class Results:
         self._breaker.answered()
         if found is None and not is_steady:  # a rebuild may still find a queued click
             raise self._breaker.not_ready()
-        return found or _answer(activity, BuyerStatus.NEITHER, ResultCode.NO_CLICK)
+        return found or _neither(activity, ResultCode.NO_CLICK)
 
     async def present(self, activity: Activity, user_id: str) -> Result:
         """The result now of a buyer who takes part in a running activity."""
@@ -120,9 +118,7 @@ class Results:
         except RedisError:
             result = None
         result = result or await self._by_rows(activity, user_id)
-        return result or _answer(
-            activity, BuyerStatus.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
-        )
+        return result or _queued(activity)
 
     async def of_request(
         self, activity: Activity, *, user_id: str, request_id: str
@@ -134,11 +130,7 @@ class Results:
             user_id=user_id,
             request_id=request_id,
         )
-        return (
-            None
-            if mine is None
-            else _answer(activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
-        )
+        return None if mine is None else _bought(activity, mine.order_id)
 
     async def of_click(self, ticket: Ticket, *, wait_seconds: Seconds) -> Result:
         """The result of one click, after waiting up to `wait_seconds` for a final one.
@@ -200,15 +192,11 @@ class Results:
             return None
         match update.view:
             case BuyerStatus.QUEUED:
-                return _answer(
-                    activity, BuyerStatus.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
-                )
+                return _queued(activity)
             case BuyerStatus.NEITHER:
-                return _answer(activity, BuyerStatus.NEITHER, _refused(activity))
+                return _refused(activity)
             case BuyerStatus.HOLDER if update.order_id:
-                return _answer(
-                    activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=update.order_id
-                )
+                return _bought(activity, update.order_id)
             case _:
                 return None
 
@@ -226,8 +214,8 @@ class Results:
         if row is None:
             return None
         if row.state is not UnitState.LIVE:
-            return _answer(activity, BuyerStatus.NEITHER, _refused(activity))
-        result = _answer(activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
+            return _refused(activity)
+        result = _bought(activity, row.order_id)
         self._cache.learn(activity.activity_id, user_id, result)
         return result
 
@@ -246,13 +234,7 @@ class Results:
         if row is None and self._is_lost(activity, ticket, lookup):
             row = await self._db.run(self._refuse, activity, ticket)
         if row is None:
-            return _answer(
-                activity,
-                BuyerStatus.QUEUED,
-                ResultCode.QUEUED,
-                order_id=ticket.order_id,
-                retry_after_ms=ASK_AGAIN_MS,
-            )
+            return _queued(activity, ticket.order_id)
         return await self._of_row(activity, row)
 
     async def _of_click_without_redis(self, activity: Activity, ticket: Ticket) -> Result:
@@ -264,7 +246,7 @@ class Results:
 
     async def _of_row(self, activity: Activity, row: UnitOrder) -> Result:
         if row.state is UnitState.LIVE:
-            return _answer(activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
+            return _bought(activity, row.order_id)
         # perhaps because Redis had lost the order that the same click had become before
         if row.state is UnitState.REFUSED:
             same = await self.of_request(activity, user_id=row.user_id, request_id=row.request_id)
@@ -272,7 +254,7 @@ class Results:
             # refused.
             if same is not None and same.order_id < row.order_id:
                 return same
-        return _answer(activity, BuyerStatus.NEITHER, _refused(activity))
+        return _refused(activity)
 
     def _is_lost(self, activity: Activity, ticket: Ticket, lookup: ClickLookup) -> bool:
         """Whether a click that Redis does not know is lost: the activity is not being rebuilt, and
@@ -291,51 +273,44 @@ class Results:
     @staticmethod
     def _of_record(activity: Activity, record: Record) -> Result:
         if record.view is BuyerStatus.HOLDER:
-            return _answer(
-                activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=record.order_id
-            )
-        return _answer(
-            activity,
-            BuyerStatus.QUEUED,
-            ResultCode.QUEUED,
-            order_id=record.order_id,
-            retry_after_ms=ASK_AGAIN_MS,
-        )
+            return _bought(activity, record.order_id)
+        return _queued(activity, record.order_id)
 
     async def _refuse(self, tx: AsyncConnection, activity: Activity, ticket: Ticket) -> UnitOrder:
         """Refuses a lost click, unless it was decided before. The first commit decides; a consumer
         that finds the click in the queue after all finds this row too.
         """
         present = await activities.get(tx, activity_id=activity.activity_id)
-        lost = NewOrder(
-            order_id=ticket.order_id,
-            user_id=ticket.user_id,
-            request_id=ticket.request_id,
-            slot=None,
-        )
-        rows = await batches.insert_refused(
-            tx,
-            [lost],
-            Batch(activity.activity_id, DECIDED_BY_TICKET, present.epoch, self._clock.now()),
-        )
+        lost = NewOrder(ticket.order_id, ticket.user_id, ticket.request_id, slot=None)
+        batch = Batch(activity.activity_id, DECIDED_BY_TICKET, present.epoch, self._clock.now())
+        rows = await batches.insert_refused(tx, [lost], batch)
         return rows[ticket.order_id]
 
 
-def _refused(activity: Activity) -> ResultCode:
-    return ResultCode.NOT_DRAWN if activity.mode is AdmissionMode.DRAW else ResultCode.NOT_SERVED
-
-
-def _answer(
-    activity: Activity,
-    status: BuyerStatus,
-    code: ResultCode,
-    *,
-    order_id: str = "",
-    retry_after_ms: int = 0,
-) -> Result:
+def _bought(activity: Activity, order_id: str) -> Result:
     return Result(
-        status, code, activity.activity_id, activity.sku_id, order_id, retry_after_ms=retry_after_ms
+        BuyerStatus.HOLDER, ResultCode.BOUGHT, activity.activity_id, activity.sku_id, order_id
     )
+
+
+def _queued(activity: Activity, order_id: str = "") -> Result:
+    return Result(
+        BuyerStatus.QUEUED,
+        ResultCode.QUEUED,
+        activity.activity_id,
+        activity.sku_id,
+        order_id,
+        retry_after_ms=ASK_AGAIN_MS,
+    )
+
+
+def _refused(activity: Activity) -> Result:
+    is_draw = activity.mode is AdmissionMode.DRAW
+    return _neither(activity, ResultCode.NOT_DRAWN if is_draw else ResultCode.NOT_SERVED)
+
+
+def _neither(activity: Activity, code: ResultCode) -> Result:
+    return Result(BuyerStatus.NEITHER, code, activity.activity_id, activity.sku_id)
 
 
 def _ms(moment: datetime) -> int:
