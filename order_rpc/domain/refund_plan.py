@@ -23,6 +23,11 @@ from order_rpc.domain.refund import (
 REFUNDABLE = frozenset({OrderState.PAID, OrderState.SHIPPED, OrderState.COMPLETED})
 
 
+def sale_refunds(order: Order, known: Sequence[RefundRequest]) -> list[RefundRequest]:
+    """Those refunds of an order that are of the payment that paid it."""
+    return [refund for refund in known if refund.payment_id == order.paid_payment_id]
+
+
 def require_refundable(order: Order) -> None:
     """Checks that an order holds money of a payment, or units that cost nothing.
 

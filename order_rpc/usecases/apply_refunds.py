@@ -23,7 +23,7 @@ from order_rpc.domain.refund import (
     status_of,
     unknown_refund,
 )
-from order_rpc.domain.refund_plan import REFUNDABLE
+from order_rpc.domain.refund_plan import REFUNDABLE, sale_refunds
 from order_rpc.domain.statistics import Figure, entry
 from order_rpc.store import catalog, orders, refunds, statistics, stock
 from order_rpc.usecases.events import order_refunded
@@ -169,7 +169,7 @@ class RefundApplier:
         cause: Cause,
         at: datetime,
     ) -> Order:
-        of_sale = [refund for refund in known if refund.payment_id == before.paid_payment_id]
+        of_sale = sale_refunds(before, known)
         after = before.with_refunds(
             refunded=refunded,
             at=at,

@@ -23,6 +23,7 @@ from mesh.relay import Settlement
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.payment import CloseAnswer, CloseResult
 from order_rpc.domain.refund import RefundRequest, RefundState, status_of
+from order_rpc.domain.refund_plan import sale_refunds
 from order_rpc.domain.statistics import Figure, entry
 from order_rpc.store import orders, refunds, stock
 from order_rpc.usecases.apply_payment import PaymentApplier
@@ -264,11 +265,7 @@ class PaymentDestination:
             return
         failed = refund.to(RefundState.FAILED, at=now, failure=refused.reason)
         await refunds.save_refund(tx, failed, read_version=refund.version)
-        of_sale = [
-            failed if each is refund else each
-            for each in known
-            if each.payment_id == order.paid_payment_id
-        ]
+        of_sale = sale_refunds(order, [failed if each is refund else each for each in known])
         after = order.with_refunds(
             refunded=order.refunded,
             status=status_of(of_sale, captured=order.captured, refunded=order.refunded),

@@ -30,7 +30,13 @@ from order_rpc.domain.refund import (
     RefundStatus,
     status_of,
 )
-from order_rpc.domain.refund_plan import is_all_back, money_left, plan_refund, require_refundable
+from order_rpc.domain.refund_plan import (
+    is_all_back,
+    money_left,
+    plan_refund,
+    require_refundable,
+    sale_refunds,
+)
 from order_rpc.store import orders, refunds
 from order_rpc.usecases.apply_refunds import RefundApplier
 from order_rpc.usecases.events import order_refunded
@@ -233,7 +239,7 @@ class Refunds:
             raise RefundLimitReached(limit=REFUNDS_MAX)
         amount, lines = plan_refund(
             order,
-            _of_sale(order, known),
+            sale_refunds(order, known),
             lines=command.lines,
             amount=command.amount,
             with_requested=is_buyer,
@@ -260,7 +266,7 @@ class Refunds:
         now = self._clock.now()
         approved = refund.to(RefundState.APPROVED, at=now)
         require_refundable(order)
-        others = [each for each in _of_sale(order, known) if each is not refund]
+        others = [each for each in sale_refunds(order, known) if each is not refund]
         left = money_left(order, others, with_requested=False)
         if approved.amount > left:
             raise RefundExceedsRefundable(
@@ -287,7 +293,7 @@ class Refunds:
         now = self._clock.now()
         rejected = refund.to(RefundState.REJECTED, at=now, failure=reason)
         await refunds.save_refund(tx, rejected, read_version=refund.version)
-        others = [each for each in _of_sale(order, known) if each is not refund]
+        others = [each for each in sale_refunds(order, known) if each is not refund]
         await self._write(
             tx,
             order,
@@ -325,7 +331,9 @@ class Refunds:
         caller: Caller,
         at: datetime,
     ) -> Message | None:
-        status = status_of(_of_sale(order, known), captured=order.captured, refunded=order.refunded)
+        status = status_of(
+            sale_refunds(order, known), captured=order.captured, refunded=order.refunded
+        )
         after = order.with_refunds(refunded=order.refunded, status=status, at=at)
         await self._journal.step(
             tx,
@@ -360,13 +368,11 @@ class Refunds:
         """Units that cost nothing come back at once, because no money has to be waited for. A free
         order becomes REFUNDED with its last unit.
         """
-        cause, done = (
-            self._journal.cause(caller),
-            refund.to(RefundState.SUCCEEDED, at=at, of_sale=True),
-        )
+        cause = self._journal.cause(caller)
+        done = refund.to(RefundState.SUCCEEDED, at=at, of_sale=True)
         await refunds.save_refund(tx, done, read_version=refund.version)
         await self._applier.record_end(tx, order, refund, done, cause=cause, at=at)
-        now_known = _of_sale(order, [done if each is refund else each for each in known])
+        now_known = sale_refunds(order, [done if each is refund else each for each in known])
         if order.is_free and is_all_back(order, now_known):
             ended = order.with_refunds(
                 refunded=order.refunded, status=RefundStatus.REFUNDED, at=at
@@ -389,7 +395,3 @@ class Refunds:
         )
         if after is not order:
             await orders.save_order(tx, after, read_version=order.version)
-
-
-def _of_sale(order: Order, known: list[RefundRequest]) -> list[RefundRequest]:
-    return [refund for refund in known if refund.payment_id == order.paid_payment_id]

@@ -11,7 +11,7 @@ from mesh.failpoints import failpoint
 from mesh.paging import Key, PageTokens
 from order_rpc.domain.errors import FullRefundOpen
 from order_rpc.domain.order import Address, Order, OrderState, Verb
-from order_rpc.domain.refund_plan import is_full_refund_open
+from order_rpc.domain.refund_plan import is_full_refund_open, sale_refunds
 from order_rpc.store import audit, orders, refunds
 from order_rpc.store.audit import PastStep
 from order_rpc.usecases.events import order_completed, order_shipped
@@ -136,11 +136,7 @@ class Shipments:
         if order.state is OrderState.SHIPPED and (order.carrier, order.tracking_number) == parcel:
             return order
         shipped = order.ship(carrier=carrier, tracking_number=tracking_number, at=now)
-        of_sale = [
-            refund
-            for refund in await refunds.refunds_of(tx, order)
-            if refund.payment_id == order.paid_payment_id
-        ]
+        of_sale = sale_refunds(order, await refunds.refunds_of(tx, order))
         if is_full_refund_open(order, of_sale):
             raise FullRefundOpen
         await self._journal.step(

@@ -58,17 +58,11 @@ class ResultListener:
             if view == BuyerStatus.HOLDER and order_id:
                 activity = self._registry.find_running(activity_id)
                 if activity is not None:
-                    self._cache.learn(
-                        activity_id,
-                        user_id,
-                        Result(
-                            BuyerStatus.HOLDER,
-                            ResultCode.BOUGHT,
-                            activity_id,
-                            activity.sku_id,
-                            order_id,
-                        ),
+                    sku_id = activity.sku_id
+                    bought = Result(
+                        BuyerStatus.HOLDER, ResultCode.BOUGHT, activity_id, sku_id, order_id
                     )
+                    self._cache.learn(activity_id, user_id, bought)
 
     def on_disconnect(self) -> None:
         """The subscription broke: messages are lost from now on."""
