@@ -91,13 +91,9 @@ PAYMENT = Table(
         "refunded_minor + refund_reserved_minor + disputed_minor <= captured_minor",
         name="refund_cap",
     ),
+    CheckConstraint(one_of("state", PaymentState), name="state"),
     CheckConstraint(
-        one_of("state", PaymentState),
-        name="state",
-    ),
-    CheckConstraint(
-        f"live_slot IS NULL OR (live_slot = 1 AND {one_of('state', LIVE)})",
-        name="slot",
+        f"live_slot IS NULL OR (live_slot = 1 AND {one_of('state', LIVE)})", name="slot"
     ),
     CheckConstraint(
         "state NOT IN ('SUCCESS', 'LATE_SUCCESS') OR captured_minor = amount_minor", name="captured"
@@ -127,10 +123,7 @@ ATTEMPT = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     Column("captured_at", UtcMillis, nullable=True),
-    CheckConstraint(
-        one_of("state", AttemptState),
-        name="state",
-    ),
+    CheckConstraint(one_of("state", AttemptState), name="state"),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
     CheckConstraint(
         f"({one_of('state', [s for s in AttemptState if s in attempt.OPEN])}) = "
@@ -175,10 +168,7 @@ REFUND = Table(
     Column("updated_at", UtcMillis, nullable=False),
     UniqueConstraint("merchant_id", "request_id", name="uq_refund_request_id"),
     CheckConstraint("amount_minor > 0", name="amount"),
-    CheckConstraint(
-        one_of("state", RefundState),
-        name="state",
-    ),
+    CheckConstraint(one_of("state", RefundState), name="state"),
     CheckConstraint(
         f"({one_of('state', [s for s in RefundState if s in refund.OPEN])}) = "
         "(next_query_at IS NOT NULL)",

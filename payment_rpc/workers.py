@@ -48,11 +48,7 @@ def make_workers(
 
     def worker(name: str, work: Polling | Expiry | Refunds | Relay) -> Worker:
         return Worker(
-            name,
-            work.run_once,
-            idle_seconds=idle_seconds,
-            traffic=db.traffic,
-            due_in=work.due_in,
+            name, work.run_once, idle_seconds=idle_seconds, traffic=db.traffic, due_in=work.due_in
         )
 
     return [
@@ -60,10 +56,7 @@ def make_workers(
         worker("advance_refunds", refunds),
         worker("expire_payments", expiry),
         Worker(
-            IMPORT_WORKER,
-            statement_imports.run_once,
-            idle_seconds=idle_seconds,
-            traffic=db.traffic,
+            IMPORT_WORKER, statement_imports.run_once, idle_seconds=idle_seconds, traffic=db.traffic
         ),
         Worker(
             "finish_callbacks",

@@ -57,11 +57,7 @@ _BY_PAYMENT, _BY_ATTEMPT, _BY_REFUND, _BY_CALLBACK = (
     (_R.refund_id,),
     (_C.callback_id,),
 )
-_WORDS = {
-    _P.outcome: Outcome,
-    _P.disposition: Disposition,
-    STATEMENT_DIFFERENCE.c.kind: Kind,
-}
+_WORDS = {_P.outcome: Outcome, _P.disposition: Disposition, STATEMENT_DIFFERENCE.c.kind: Kind}
 _BY_RECEIPT = tuple(RECEIPT.primary_key.columns)
 _REFUSALS = [disposition for disposition in Disposition if disposition.is_refusal]
 _ENDED = [

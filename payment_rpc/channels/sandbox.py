@@ -16,18 +16,11 @@ from mesh.money import Money
 from payment_rpc.channels import CapturesPage, CardDetails, RefundsPage
 from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels import sandbox_signatures as signatures
-from payment_rpc.channels.connections import (
-    CONNECTIONS_MAX,
-    Connections,
-    Lost,
-    NotSent,
-)
+from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.channels.sandbox_answers import Unclear
 from payment_rpc.channels.sandbox_api import SandboxApi
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.errors import (
-    ChannelUnavailable,
-)
+from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 

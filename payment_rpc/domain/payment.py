@@ -79,11 +79,7 @@ PAYMENT_STATES = StateMachine(
         (S.LATE_SUCCESS, "the order (or the wallet, for a top-up) took it", S.SUCCESS),
         (S.LATE_SUCCESS, "all of it went back", S.LATE_REFUNDED),
         (S.CONFLICTED, "an operator found that what was owed came in", S.LATE_SUCCESS),
-        (
-            S.CONFLICTED,
-            "an operator gives it back, or writes it off, with a reason",
-            S.FAILED,
-        ),
+        (S.CONFLICTED, "an operator gives it back, or writes it off, with a reason", S.FAILED),
     ),
     introduction="What one order owes. How much money moved stands in amounts, never in the state. "
     "INIT, PAYING, CLOSING and SUCCESS may hold the one slot of an order.",

@@ -47,11 +47,7 @@ REFUND_STATES = StateMachine(
     "Refund",
     RefundState,
     (
-        (
-            RefundState.CREATED,
-            "reserved and committed; now it is sent",
-            RefundState.SUBMITTED,
-        ),
+        (RefundState.CREATED, "reserved and committed; now it is sent", RefundState.SUBMITTED),
         (RefundState.CREATED, "taken back before it was sent", RefundState.CANCELED),
         *(
             (source, cause, target)

@@ -30,18 +30,14 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         self._page_tokens = page_tokens
 
     async def ImportStatement(
-        self,
-        request: reconciliation_pb2.ImportStatementRequest,
-        context: Any,
+        self, request: reconciliation_pb2.ImportStatementRequest, context: Any
     ) -> reconciliation_pb2.ImportStatementResponse:
         """Fetches a statement and begins to compare it."""
         found = await self._statement_imports.import_statement(request.channel, request.date)
         return reconciliation_pb2.ImportStatementResponse(statement_import=import_message(found))
 
     async def GetStatementImport(
-        self,
-        request: reconciliation_pb2.GetStatementImportRequest,
-        context: Any,
+        self, request: reconciliation_pb2.GetStatementImportRequest, context: Any
     ) -> reconciliation_pb2.GetStatementImportResponse:
         """Shows how far an import is."""
         found = await self._statement_imports.get_statement_import(request.import_id)
@@ -69,9 +65,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         )
 
     async def ResolveDifference(
-        self,
-        request: reconciliation_pb2.ResolveDifferenceRequest,
-        context: Any,
+        self, request: reconciliation_pb2.ResolveDifferenceRequest, context: Any
     ) -> reconciliation_pb2.ResolveDifferenceResponse:
         """Says what an action would do, or does it."""
         resolution = await self._differences.resolve_difference(

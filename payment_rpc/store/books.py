@@ -15,13 +15,7 @@ from mesh.db.packed import Values, packed_rows
 from mesh.errors import Outcome
 from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import AttemptState
-from payment_rpc.domain.books import (
-    AttemptOfBooks,
-    Booked,
-    Books,
-    PaymentOfBooks,
-    RefundOfBooks,
-)
+from payment_rpc.domain.books import AttemptOfBooks, Booked, Books, PaymentOfBooks, RefundOfBooks
 from payment_rpc.domain.ledger import Posting, Side
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.domain.refund import RefundState

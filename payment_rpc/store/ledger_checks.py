@@ -23,11 +23,7 @@ _CREDIT = func.sum(case((_P.side == Side.CREDIT, _P.amount_minor), else_=-_P.amo
 
 
 async def check_wallets(
-    tx: AsyncConnection,
-    *,
-    after: WalletKey,
-    limit: int,
-    only: Sequence[WalletKey] | None = None,
+    tx: AsyncConnection, *, after: WalletKey, limit: int, only: Sequence[WalletKey] | None = None
 ) -> tuple[list[Problem], list[WalletKey], WalletKey | None]:
     """A page of wallets against their entries and their accounts: what does not hold, the wallets
     that changed during the read, and the last one read.

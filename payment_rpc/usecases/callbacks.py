@@ -76,9 +76,7 @@ log = get_logger()
 def rate_limiter(clock: Clock, *, burst: int, every: timedelta) -> RateLimiter:
     """So many at once, then one per interval of the injected clock, for each key."""
     return RateLimiter(
-        per_second=timedelta(seconds=1) / every,
-        burst=burst,
-        now=lambda: clock.now().timestamp(),
+        per_second=timedelta(seconds=1) / every, burst=burst, now=lambda: clock.now().timestamp()
     )
 
 
@@ -192,10 +190,7 @@ class Callbacks:
         return result
 
     async def _apply(
-        self,
-        tx: AsyncConnection,
-        callback: Callback,
-        fact: ChannelFact | RefundFact,
+        self, tx: AsyncConnection, callback: Callback, fact: ChannelFact | RefundFact
     ) -> tuple[CallbackResult, Callable[[], Awaitable[None]] | None]:
         """The result, and what to call after the commit when something changed."""
         logged = await callbacks.arrive(tx, callback)

@@ -149,11 +149,7 @@ class ChannelResults:
             await self._open_manual_review(tx, fact, payment_id, decision.review_reason)
         if decision.changes(payment, attempt):
             applied = await self._save(
-                tx,
-                payment,
-                attempt,
-                decision,
-                RELAY_DELAY if delivered_by_caller else timedelta(0),
+                tx, payment, attempt, decision, RELAY_DELAY if delivered_by_caller else timedelta(0)
             )
         else:
             applied = Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
@@ -185,11 +181,7 @@ class ChannelResults:
         self, tx: AsyncConnection, fact: ChannelFact, payment_id: str, reason: str
     ) -> None:
         log.error(
-            "attention",
-            alert=True,
-            kind=reason,
-            payment_id=payment_id,
-            attempt_id=fact.attempt_id,
+            "attention", alert=True, kind=reason, payment_id=payment_id, attempt_id=fact.attempt_id
         )
         await ledger.open_manual_review(
             tx,

@@ -298,11 +298,7 @@ class Payments:
             return earlier
         try:
             order = await self._order(command)
-            order.check(
-                user_id=command.user_id,
-                amount=command.amount,
-                now=self._clock.now(),
-            )
+            order.check(user_id=command.user_id, amount=command.amount, now=self._clock.now())
         except MeshError:
             # A call with the same key may have begun, and even paid, since our first look. Then
             # this call is its repetition.

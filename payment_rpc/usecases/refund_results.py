@@ -101,12 +101,7 @@ async def add_refund(
 
 
 async def write_refund_fact(
-    tx: AsyncConnection,
-    fact: RefundFact,
-    *,
-    ids: Ids,
-    at: datetime,
-    steps: Sequence[ScanStep] = (),
+    tx: AsyncConnection, fact: RefundFact, *, ids: Ids, at: datetime, steps: Sequence[ScanStep] = ()
 ) -> tuple[Refund, Payment | None]:
     """Writes refund, payment, wallet, ledger, messages, idempotency record and, with `steps`, the
     log of the scan. The payment is None when nothing changed.
@@ -209,13 +204,7 @@ async def refund_into_wallet(
 
 
 async def refund_capture(
-    tx: AsyncConnection,
-    payment: Payment,
-    attempt: Attempt,
-    *,
-    reason: str,
-    ids: Ids,
-    at: datetime,
+    tx: AsyncConnection, payment: Payment, attempt: Attempt, *, reason: str, ids: Ids, at: datetime
 ) -> Payment:
     """Writes the automatic refund of a capture that is not the payment's money, in its full amount;
     the worker submits it. Returns the payment with the booking, which the caller saves.

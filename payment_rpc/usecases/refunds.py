@@ -130,10 +130,7 @@ class Refunds:
         """
         payment, returned = await self._db.read(_payment_and_fees_returned, payment_id, caller)
         return preview(
-            payment,
-            _wanted(amount, payment),
-            fees_returned=returned,
-            at=self._clock.now(),
+            payment, _wanted(amount, payment), fees_returned=returned, at=self._clock.now()
         )
 
     async def get_refund(self, refund_id: str, caller: Caller) -> Refund:
@@ -332,10 +329,7 @@ class Refunds:
             name
             for name, differs in (
                 ("payment_id", earlier.payment_id != payment.payment_id),
-                (
-                    "amount",
-                    not command.amount.matches(earlier.amount),
-                ),
+                ("amount", not command.amount.matches(earlier.amount)),
             )
             if differs
         ]

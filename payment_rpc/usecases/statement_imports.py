@@ -20,10 +20,7 @@ from mesh.ids import Ids
 from mesh.logs import get_logger
 from payment_rpc.channels import Channel
 from payment_rpc.domain.difference import Finding
-from payment_rpc.domain.errors import (
-    ChannelNotSupported,
-    ChannelUnavailable,
-)
+from payment_rpc.domain.errors import ChannelNotSupported, ChannelUnavailable
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
 from payment_rpc.domain.statement import (
     BadLine,
