@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import assert_never
 
 from mesh.money import Money
@@ -89,9 +90,9 @@ class Matching:
         if first != line.line_no:
             return self._found(
                 line,
+                captures.get(line.attempt_id),
                 Kind.DUPLICATE_LINE,
                 f"line {line.line_no} says the same as line {first}",
-                captures.get(line.attempt_id),
             )
         match line.type:
             case LineType.CAPTURE:
@@ -103,9 +104,9 @@ class Matching:
             case LineType.FEE:
                 return self._found(
                     line,
+                    None,
                     Kind.FEE_MISMATCH,
                     f"the channel kept a fee of {line.amount} that our books do not know",
-                    None,
                 )
             case _:
                 assert_never(line.type)
@@ -130,7 +131,7 @@ class Matching:
         for capture in ours:
             if capture.attempt_id in self.attempt_ids:
                 continue
-            finding = Finding(
+            missing = Finding(
                 key=self._absent(capture.attempt_id),
                 kind=Kind.MISSING_CHANNEL,
                 payment_id=capture.payment_id,
@@ -141,16 +142,7 @@ class Matching:
                 f"has no line of it",
             )
             day = elsewhere.get(capture.attempt_id)
-            yield (
-                finding
-                if day is None
-                else replace(
-                    finding,
-                    kind=Kind.CUTOFF_SHIFT,
-                    statement_amount=capture.amount,
-                    reason=f"our capture of {capture.amount} is in the statement of {day}",
-                )
-            )
+            yield missing if day is None else _shifted(missing, capture, "capture", day)
 
     def missing_refunds(
         self, ours: Sequence[OurRefund], *, elsewhere: Mapping[str, str]
@@ -159,7 +151,7 @@ class Matching:
         for refund in ours:
             if refund.refund_id in self.refund_ids:
                 continue
-            finding = Finding(
+            missing = Finding(
                 key=self._absent(refund.refund_id),
                 kind=Kind.REFUND_MISSING_CHANNEL,
                 payment_id=refund.payment_id,
@@ -171,45 +163,31 @@ class Matching:
                 f"has no line of it",
             )
             day = elsewhere.get(refund.refund_id)
-            yield (
-                finding
-                if day is None
-                else replace(
-                    finding,
-                    kind=Kind.CUTOFF_SHIFT,
-                    statement_amount=refund.amount,
-                    reason=f"our refund of {refund.amount} is in the statement of {day}",
-                )
-            )
+            yield missing if day is None else _shifted(missing, refund, "refund", day)
 
     def _judge_capture(self, line: Line, our: OurCapture | None) -> Finding | None:
+        found = partial(self._found, line, our)
         if our is None:
             return self._found(
                 line,
+                None,
                 Kind.MISSING_LOCAL,
                 f"the channel captured {line.amount} under {line.trade_no}, and we do not know it",
-                None,
             )
         if our.state is not AttemptState.CAPTURED:
-            return self._found(
-                line,
+            return found(
                 Kind.LOCAL_NOT_PAID,
                 f"the channel captured {line.amount}, our attempt is {our.state}",
-                our,
             )
         if line.trade_no != our.trade_no:
             if (line.attempt_id, our.trade_no) in self._trades:
-                return self._found(
-                    line,
+                return found(
                     Kind.DUPLICATE_CHARGE,
                     f"the channel captured {line.amount} a second time, under {line.trade_no}",
-                    our,
                 )
-            return self._found(
-                line,
+            return found(
                 Kind.REFERENCE_MISMATCH,
                 f"the trade number differs: ours {our.trade_no}, channel {line.trade_no}",
-                our,
             )
         amounts = self._compare(line, our, Kind.AMOUNT_MISMATCH, "amount")
         return amounts or self._shift(line, our.captured_at, our.attempt_id, our)
@@ -217,42 +195,37 @@ class Matching:
     def _judge_refund(
         self, line: Line, our: OurRefund | None, capture: OurCapture | None
     ) -> Finding | None:
+        found = partial(self._found, line, our)
         if not line.refund_id and capture is not None:
             return self._found(
                 line,
+                capture,
                 Kind.STATUS_MISMATCH,
                 f"the channel refunded {line.amount} by itself, under {line.trade_no}",
-                capture,
             )
         if our is None:
             return self._found(
                 line,
+                capture,
                 Kind.REFUND_MISSING_LOCAL,
                 f"the channel refunded {line.amount} under {line.trade_no}, and we do not know it",
-                capture,
             )
         if line.type is LineType.REFUND_REVERSED:
             if our.state is RefundState.REVERSED:
                 return None
-            return self._found(
-                line,
+            return found(
                 Kind.STATUS_MISMATCH,
                 f"the channel says that the refund of {line.amount} came back, ours is {our.state}",
-                our,
             )
         if our.state not in _REFUNDED:
-            return self._found(
-                line,
+            return found(
                 Kind.REFUND_MISSING_LOCAL,
                 f"the channel refunded {line.amount}, our refund is {our.state}",
-                our,
             )
         if line.trade_no != our.refund_no:
-            return self._found(
-                line,
+            return found(
                 Kind.REFERENCE_MISMATCH,
                 f"the refund number differs: ours {our.refund_no}, channel {line.trade_no}",
-                our,
             )
         amounts = self._compare(line, our, Kind.REFUND_AMOUNT_MISMATCH, "refund")
         return amounts or self._shift(line, our.refunded_at, our.refund_id, our)
@@ -260,22 +233,17 @@ class Matching:
     def _compare(
         self, line: Line, our: OurCapture | OurRefund, kind: Kind, name: str
     ) -> Finding | None:
+        found = partial(self._found, line, our)
         if line.amount.currency != our.amount.currency:
-            return self._found(
-                line,
+            return found(
                 Kind.CURRENCY_MISMATCH,
                 f"currency differs: ours {our.amount}, channel {line.amount}",
-                our,
             )
         if line.amount != our.amount:
-            return self._found(
-                line, kind, f"{name} differs: ours {our.amount}, channel {line.amount}", our
-            )
+            return found(kind, f"{name} differs: ours {our.amount}, channel {line.amount}")
         if line.fee != our.fee:
-            found = self._found(
-                line, Kind.FEE_MISMATCH, f"fee differs: ours {our.fee}, channel {line.fee}", our
-            )
-            return replace(found, statement_amount=line.fee, book_amount=our.fee)
+            differing = found(Kind.FEE_MISMATCH, f"fee differs: ours {our.fee}, channel {line.fee}")
+            return replace(differing, statement_amount=line.fee, book_amount=our.fee)
         return None
 
     def _shift(
@@ -285,14 +253,14 @@ class Matching:
             return None
         found = self._found(
             line,
+            our,
             Kind.CUTOFF_SHIFT,
             f"{line.amount} is in the statement of {self._date}, in our books on another day",
-            our,
         )
         return replace(found, key=self._absent(subject))
 
     def _found(
-        self, line: Line, kind: Kind, reason: str, our: OurCapture | OurRefund | None
+        self, line: Line, our: OurCapture | OurRefund | None, kind: Kind, reason: str
     ) -> Finding:
         is_pair = our is not None and (isinstance(our, OurRefund) or line.type is LineType.CAPTURE)
         says = (
@@ -327,3 +295,13 @@ class Matching:
 
     def _key(self, *parts: str) -> str:
         return hashlib.sha256("\n".join((self._channel, self._date, *parts)).encode()).hexdigest()
+
+
+def _shifted(missing: Finding, our: OurCapture | OurRefund, name: str, day: str) -> Finding:
+    """The finding, now that the line is in the statement of an adjacent day."""
+    return replace(
+        missing,
+        kind=Kind.CUTOFF_SHIFT,
+        statement_amount=our.amount,
+        reason=f"our {name} of {our.amount} is in the statement of {day}",
+    )

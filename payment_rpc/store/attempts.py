@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Quarantine
-from mesh.db import expect_one
 from mesh.money import Money, stored_currency
-from payment_rpc.domain.attempt import LEASE_MAX, Attempt, AttemptState, Schedule
+from payment_rpc.domain.attempt import Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.store.versioned import PolledRows
 from payment_rpc.tables import ATTEMPT, PAYMENT
 
 _ALL = tuple(ATTEMPT.c)
@@ -22,17 +21,6 @@ _INSERT = insert(ATTEMPT)
 # What never changes is not written again.
 _FIXED = frozenset(
     {"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"}
-)
-_UPDATE = (
-    update(ATTEMPT)
-    .where(ATTEMPT.c.attempt_id == bindparam("key"), ATTEMPT.c.version == bindparam("read_version"))
-    .values(
-        {
-            column.name: bindparam(f"new_{column.name}")
-            for column in _ALL
-            if column.name not in _FIXED
-        }
-    )
 )
 _BY_ID = select(*_ALL).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _PAYMENT_ID = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindparam("id"))
@@ -56,14 +44,7 @@ async def save_attempt(tx: AsyncConnection, attempt: Attempt, *, read_version: i
     Raises:
         StaleRow: it has changed since.
     """
-    values = {
-        f"new_{name}": value for name, value in _values(attempt).items() if name not in _FIXED
-    }
-    expect_one(
-        await tx.execute(
-            _UPDATE, {"key": attempt.attempt_id, "read_version": read_version, **values}
-        )
-    )
+    await POLLED.save(tx, _values(attempt), read_version=read_version)
 
 
 async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
@@ -152,74 +133,6 @@ async def claim_due(
     return claimed
 
 
-def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[Any]:
-    """The query of open attempts that a process wrote whose clock was ahead by more than
-    `tolerance`, without a lock: mostly there are none.
-    """
-    return (
-        select(ATTEMPT.c.attempt_id)
-        .where(ATTEMPT.c.next_query_at.is_not(None), _is_future(now, tolerance))
-        .limit(limit)
-    )
-
-
-async def correct_clock(
-    tx: AsyncConnection, attempt_ids: Sequence[str], *, now: datetime, tolerance: timedelta
-) -> list[str]:
-    """Corrects attempts that `future_statement` found by the error of the clock that wrote them;
-    returns the ids of those that still need it.
-    """
-    query = (
-        select(*_ALL)
-        .where(ATTEMPT.c.attempt_id.in_(attempt_ids), _is_future(now, tolerance))
-        .with_for_update(skip_locked=True)
-    )
-    found = [attempt_of(row) for row in (await tx.execute(query)).all()]
-    for before in found:
-        error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
-        await save_attempt(
-            tx, before.correct_clock(error=error, at=now), read_version=before.version
-        )
-    return [before.attempt_id for before in found]
-
-
-def _is_future(now: datetime, tolerance: timedelta) -> ColumnElement[bool]:
-    return (ATTEMPT.c.updated_at > now + tolerance) | (
-        ATTEMPT.c.lease_until > now + LEASE_MAX + tolerance
-    )
-
-
-def due_statement(now: datetime, limit: int) -> Select[Any]:
-    """The query that claims due attempts; rows that another worker holds are passed over. A test
-    reads its EXPLAIN.
-    """
-    return (
-        select(*_ALL)
-        .where(ATTEMPT.c.next_query_at <= now)
-        .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-
-
-def next_due_statement() -> Select[Any]:
-    """The query for the next time at which a row is due; a test reads its EXPLAIN."""
-    return (
-        select(ATTEMPT.c.next_query_at)
-        .where(ATTEMPT.c.next_query_at.is_not(None))
-        .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id)
-        .limit(1)
-    )
-
-
-async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
-    """The next time at which a row is due; None when none is open."""
-    due_at: datetime | None = (
-        await tx.execute(quarantine.narrow(next_due_statement()))
-    ).scalar_one_or_none()
-    return due_at
-
-
 def attempt_of(row: Row[Any]) -> Attempt:
     """The row as a value. Raises any exception when it has an impossible value."""
     return Attempt(
@@ -266,3 +179,8 @@ def _values(attempt: Attempt) -> dict[str, Any]:
         "updated_at": attempt.updated_at,
         "captured_at": attempt.captured_at,
     }
+
+
+POLLED = PolledRows(
+    ATTEMPT, ATTEMPT.c.attempt_id, fixed=_FIXED, value_of=attempt_of, values=_values
+)

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import Quarantine, readable_page
 from mesh.call import Caller
-from mesh.db import expect_one
 from mesh.errors import Outcome
 from mesh.idempotency import IdempotencyKey
 from mesh.log_chain import plain
@@ -21,6 +20,7 @@ from mesh.money import Money, stored_currency
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
+from payment_rpc.store.versioned import VersionedRows
 from payment_rpc.tables import PAYMENT
 
 _ALL = tuple(PAYMENT.c)
@@ -66,17 +66,7 @@ _FIXED = frozenset(
     }
 )
 SEALED = tuple(column for column in _ALL if column.name not in ("seal", "receipt_digest"))
-_UPDATE = (
-    update(PAYMENT)
-    .where(PAYMENT.c.payment_id == bindparam("key"), PAYMENT.c.version == bindparam("read_version"))
-    .values(
-        {
-            column.name: bindparam(f"new_{column.name}")
-            for column in _ALL
-            if column.name not in _FIXED
-        }
-    )
-)
+_ROWS = VersionedRows(PAYMENT, PAYMENT.c.payment_id, fixed=_FIXED)
 
 
 async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> list[Payment]:
@@ -106,14 +96,7 @@ async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: i
     Raises:
         StaleRow: it has changed since.
     """
-    values = {
-        f"new_{name}": value for name, value in _values(payment).items() if name not in _FIXED
-    }
-    expect_one(
-        await tx.execute(
-            _UPDATE, {"key": payment.payment_id, "read_version": read_version, **values}
-        )
-    )
+    await _ROWS.save(tx, _values(payment), read_version=read_version)
 
 
 async def lock_payment(tx: AsyncConnection, payment_id: str) -> Payment:

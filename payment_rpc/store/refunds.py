@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, insert, select, update
+from sqlalchemy import Row, and_, bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Quarantine, readable_page
+from mesh.bad_rows import readable_page
 from mesh.call import Caller
-from mesh.db import expect_one
 from mesh.money import Money, stored_currency
-from payment_rpc.domain.attempt import LEASE_MAX
 from payment_rpc.domain.errors import RefundNotFound
 from payment_rpc.domain.payment import Failure
 from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.store.versioned import PolledRows
 from payment_rpc.tables import REFUND
 
 _ALL = tuple(REFUND.c)
@@ -51,17 +50,6 @@ _FIXED = frozenset(
         "created_at",
     }
 )
-_UPDATE = (
-    update(REFUND)
-    .where(REFUND.c.refund_id == bindparam("key"), REFUND.c.version == bindparam("read_version"))
-    .values(
-        {
-            column.name: bindparam(f"new_{column.name}")
-            for column in _ALL
-            if column.name not in _FIXED
-        }
-    )
-)
 
 
 async def insert_refund(tx: AsyncConnection, refund: Refund) -> None:
@@ -77,10 +65,7 @@ async def save_refund(tx: AsyncConnection, refund: Refund, *, read_version: int)
     Raises:
         StaleRow: it has changed since.
     """
-    values = {f"new_{name}": value for name, value in _values(refund).items() if name not in _FIXED}
-    expect_one(
-        await tx.execute(_UPDATE, {"key": refund.refund_id, "read_version": read_version, **values})
-    )
+    await POLLED.save(tx, _values(refund), read_version=read_version)
 
 
 async def read_refund(tx: AsyncConnection, refund_id: str) -> Refund:
@@ -188,74 +173,6 @@ async def claim_due(
     return claimed
 
 
-def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[Any]:
-    """The query of open refunds that a process wrote whose clock was ahead by more than
-    `tolerance`, without a lock: mostly there are none.
-    """
-    return (
-        select(REFUND.c.refund_id)
-        .where(REFUND.c.next_query_at.is_not(None), _is_future(now, tolerance))
-        .limit(limit)
-    )
-
-
-async def correct_clock(
-    tx: AsyncConnection, refund_ids: Sequence[str], *, now: datetime, tolerance: timedelta
-) -> list[str]:
-    """Corrects refunds that `future_statement` found by the error of the clock that wrote them;
-    returns the ids of those that still need it.
-    """
-    query = (
-        select(*_ALL)
-        .where(REFUND.c.refund_id.in_(refund_ids), _is_future(now, tolerance))
-        .with_for_update(skip_locked=True)
-    )
-    found = [refund_of(row) for row in (await tx.execute(query)).all()]
-    for before in found:
-        error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
-        await save_refund(
-            tx, before.correct_clock(error=error, at=now), read_version=before.version
-        )
-    return [before.refund_id for before in found]
-
-
-def _is_future(now: datetime, tolerance: timedelta) -> ColumnElement[bool]:
-    return (REFUND.c.updated_at > now + tolerance) | (
-        REFUND.c.lease_until > now + LEASE_MAX + tolerance
-    )
-
-
-def due_statement(now: datetime, limit: int) -> Select[Any]:
-    """The query that claims due refunds; rows that another worker holds are passed over. A test
-    reads its EXPLAIN.
-    """
-    return (
-        select(*_ALL)
-        .where(REFUND.c.next_query_at <= now)
-        .order_by(REFUND.c.next_query_at, REFUND.c.refund_id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-
-
-def next_due_statement() -> Select[Any]:
-    """The query for the next time at which a row is due; a test reads its EXPLAIN."""
-    return (
-        select(REFUND.c.next_query_at)
-        .where(REFUND.c.next_query_at.is_not(None))
-        .order_by(REFUND.c.next_query_at, REFUND.c.refund_id)
-        .limit(1)
-    )
-
-
-async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
-    """The next time at which a row is due; None when none is open."""
-    due_at: datetime | None = (
-        await tx.execute(quarantine.narrow(next_due_statement()))
-    ).scalar_one_or_none()
-    return due_at
-
-
 def refund_of(row: Row[Any]) -> Refund:
     """The row as a value. Raises any exception when it has an impossible value."""
     return Refund(
@@ -320,3 +237,6 @@ def _values(refund: Refund) -> dict[str, Any]:
         "created_at": refund.created_at,
         "updated_at": refund.updated_at,
     }
+
+
+POLLED = PolledRows(REFUND, REFUND.c.refund_id, fixed=_FIXED, value_of=refund_of, values=_values)

@@ -20,7 +20,7 @@ from mesh.database_clock import database_now
 from mesh.db import Database
 from mesh.logs import get_logger
 from payment_rpc.store import attempts, refunds
-from payment_rpc.tables import ATTEMPT, REFUND
+from payment_rpc.store.versioned import PolledRows
 
 TOLERANCE = timedelta(seconds=30)  # clocks that are kept by NTP differ by less than one
 ROWS_MAX = 200
@@ -34,37 +34,27 @@ class FutureRows:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._attempts = RowBatches(
-            db=db,
-            quarantine=Quarantine("correct_future_rows", ATTEMPT.c.attempt_id),
-            most=ROWS_MAX,
-            due=lambda limit: attempts.future_statement(clock.now(), TOLERANCE, limit),
-            take=self._correct_attempts,
-        )
-        self._refunds = RowBatches(
-            db=db,
-            quarantine=Quarantine("correct_future_rows", REFUND.c.refund_id),
-            most=ROWS_MAX,
-            due=lambda limit: refunds.future_statement(clock.now(), TOLERANCE, limit),
-            take=self._correct_refunds,
-        )
+        self._batches = (self._batches_of(attempts.POLLED), self._batches_of(refunds.POLLED))
 
     async def run_once(self) -> int:
         """Corrects some rows; returns how many."""
         theirs = await self._db.read(database_now)
         if theirs is not None and abs(theirs - self._clock.now()) > TOLERANCE:
             return 0
-        corrected = len(await self._attempts.run()) + len(await self._refunds.run())
+        corrected = sum([len(await batches.run()) for batches in self._batches])
         if corrected:
             log.error("rows_from_the_future", alert=True, corrected=corrected)
         return corrected
 
-    async def _correct_attempts(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
-        return await attempts.correct_clock(
-            tx, [row.attempt_id for row in found], now=self._clock.now(), tolerance=TOLERANCE
-        )
+    def _batches_of(self, rows: PolledRows[Any]) -> RowBatches[str]:
+        async def correct(tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
+            keys = [row[0] for row in found]
+            return await rows.correct_clock(tx, keys, now=self._clock.now(), tolerance=TOLERANCE)
 
-    async def _correct_refunds(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
-        return await refunds.correct_clock(
-            tx, [row.refund_id for row in found], now=self._clock.now(), tolerance=TOLERANCE
+        return RowBatches(
+            db=self._db,
+            quarantine=Quarantine("correct_future_rows", rows.key),
+            most=ROWS_MAX,
+            due=lambda limit: rows.future_statement(self._clock.now(), TOLERANCE, limit),
+            take=correct,
         )

@@ -56,7 +56,7 @@ class Polling:
     async def due_in(self) -> Seconds | None:
         """Seconds until the next attempt is due; None when none is open."""
         return seconds_until(
-            await self._db.read(attempts.next_due, self._quarantine), self._clock.now()
+            await self._db.read(attempts.POLLED.next_due, self._quarantine), self._clock.now()
         )
 
     async def run_once(self) -> int:
@@ -165,7 +165,7 @@ class Polling:
             await self._query(attempt, scan_log)
 
     def _due(self, limit: int) -> Select[Any]:
-        return attempts.due_statement(self._clock.now(), limit)
+        return attempts.POLLED.due_statement(self._clock.now(), limit)
 
     async def _postpone(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Attempt]:
         return await attempts.claim_due(tx, rows, now=self._clock.now(), schedule=self._schedule)

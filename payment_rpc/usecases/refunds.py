@@ -161,7 +161,7 @@ class Refunds:
     async def due_in(self) -> Seconds | None:
         """Seconds until the next refund is due; None when none is open."""
         return seconds_until(
-            await self._db.read(refunds.next_due, self._quarantine), self._clock.now()
+            await self._db.read(refunds.POLLED.next_due, self._quarantine), self._clock.now()
         )
 
     async def run_once(self) -> int:
@@ -348,7 +348,7 @@ class Refunds:
         return submitted
 
     def _due(self, limit: int) -> Select[Any]:
-        return refunds.due_statement(self._clock.now(), limit)
+        return refunds.POLLED.due_statement(self._clock.now(), limit)
 
     async def _postpone(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Refund]:
         return await refunds.claim_due(tx, rows, now=self._clock.now())

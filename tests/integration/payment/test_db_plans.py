@@ -218,13 +218,13 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
     soon = EPOCH + timedelta(seconds=200)
     uses(await plan(db, relay.claim_statement("order_rpc", soon)), "ix_outbox_claim")
     uses(await plan(db, relay.next_due_statement("order_rpc")), "ix_outbox_claim")
-    uses(await plan(db, attempts.due_statement(soon, 100)), "ix_attempt_due")
-    uses(await plan(db, attempts.next_due_statement()), "ix_attempt_due")
-    uses(await plan(db, refunds.next_due_statement()), "ix_refund_due")
+    uses(await plan(db, attempts.POLLED.due_statement(soon, 100)), "ix_attempt_due")
+    uses(await plan(db, attempts.POLLED.next_due_statement()), "ix_attempt_due")
+    uses(await plan(db, refunds.POLLED.next_due_statement()), "ix_refund_due")
     uses(await plan(db, payments.next_expiry_statement()), "ix_payment_expiry")
     uses(await plan(db, payments.expired_statement(soon, 100)), "ix_payment_expiry")
     for statement, column, key in (
-        (attempts.due_statement(soon, 100), ATTEMPT.c.attempt_id, "ix_attempt_due"),
+        (attempts.POLLED.due_statement(soon, 100), ATTEMPT.c.attempt_id, "ix_attempt_due"),
         (payments.expired_statement(soon, 100), PAYMENT.c.payment_id, "ix_payment_expiry"),
     ):
         quarantine = Quarantine("w", column)

@@ -519,7 +519,7 @@ async def test_a_worker_passes_over_attempts_that_another_one_holds(world: Payme
     held, release = asyncio.Event(), asyncio.Event()
 
     async def hold(tx: Any) -> int:
-        found = (await tx.execute(attempts.due_statement(world.clock.now(), 1))).all()
+        found = (await tx.execute(attempts.POLLED.due_statement(world.clock.now(), 1))).all()
         held.set()
         await release.wait()
         return len(found)
