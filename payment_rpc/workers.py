@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 
 from mesh import idempotency
 from mesh.clock import Clock
@@ -46,24 +47,17 @@ def make_workers(
     async def purge_scan_actions() -> int:
         return await db.run(scan_actions.purge, before=clock.now() - scan_action_retention)
 
+    polled = partial(Worker, idle_seconds=idle_seconds, traffic=db.traffic)
+
     def worker(name: str, work: Polling | Expiry | Refunds | Relay) -> Worker:
-        return Worker(
-            name, work.run_once, idle_seconds=idle_seconds, traffic=db.traffic, due_in=work.due_in
-        )
+        return polled(name, work.run_once, due_in=work.due_in)
 
     return [
         worker("ask_channels", polling),
         worker("advance_refunds", refunds),
         worker("expire_payments", expiry),
-        Worker(
-            IMPORT_WORKER, statement_imports.run_once, idle_seconds=idle_seconds, traffic=db.traffic
-        ),
-        Worker(
-            "finish_callbacks",
-            mock_callbacks.run_once,
-            idle_seconds=idle_seconds,
-            traffic=db.traffic,
-        ),
+        polled(IMPORT_WORKER, statement_imports.run_once),
+        polled("finish_callbacks", mock_callbacks.run_once),
         Worker(
             "correct_future_rows",
             FutureRows(db=db, clock=clock).run_once,

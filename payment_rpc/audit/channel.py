@@ -185,8 +185,7 @@ class _Comparison:
                 "refund_amount",
                 (
                     f"the channel gave {listed.amount} of {listed.attempt_id} back, we have "
-                    f"{Money(own.amount_minor, own.currency)} of "
-                    f"{own.attempt_id}"
+                    f"{Money(own.amount_minor, own.currency)} of {own.attempt_id}"
                 ),
             )
         if (
@@ -305,17 +304,12 @@ async def _booked(tx: AsyncConnection, keys: Sequence[str]) -> dict[str, int]:
 
 
 async def _captured_ids(tx: AsyncConnection) -> Sequence[str]:
-    return (
-        (
-            await tx.execute(
-                select(_A.attempt_id)
-                .where(_A.channel == _CHANNEL, _A.state == AttemptState.CAPTURED)
-                .order_by(_A.attempt_id)
-            )
-        )
-        .scalars()
-        .all()
+    query = (
+        select(_A.attempt_id)
+        .where(_A.channel == _CHANNEL, _A.state == AttemptState.CAPTURED)
+        .order_by(_A.attempt_id)
     )
+    return (await tx.execute(query)).scalars().all()
 
 
 async def _final_refunds(tx: AsyncConnection) -> Sequence[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import assert_never
 
 from mesh.audit.explain import Actor, TimelineEntry
@@ -18,14 +19,7 @@ def scan_entries(entries: Sequence[ScanEntry]) -> Iterator[TimelineEntry]:
     """
     for _, group in groupby(
         entries,
-        key=lambda entry: (
-            entry.action,
-            entry.subject,
-            entry.state_before,
-            entry.state_after,
-            entry.result,
-            entry.reason,
-        ),
+        key=attrgetter("action", "subject", "state_before", "state_after", "result", "reason"),
     ):
         same = list(group)
         first = same[0]

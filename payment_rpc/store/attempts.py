@@ -13,7 +13,7 @@ from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Payment, PaymentState
-from payment_rpc.store.versioned import PolledRows
+from payment_rpc.store.versioned import PolledRows, row_of
 from payment_rpc.tables import ATTEMPT, PAYMENT
 
 _ALL = tuple(ATTEMPT.c)
@@ -158,27 +158,15 @@ def attempt_of(row: Row[Any]) -> Attempt:
 
 
 def _values(attempt: Attempt) -> dict[str, Any]:
-    captured = attempt.captured
-    return {
-        "attempt_id": attempt.attempt_id,
-        "payment_id": attempt.payment_id,
-        "merchant_id": attempt.merchant_id,
-        "channel": attempt.channel,
-        "state": attempt.state,
-        "amount_minor": attempt.amount.minor,
-        "currency": attempt.amount.currency,
-        "captured_minor": captured.minor if captured else None,
-        "captured_currency": captured.currency if captured else None,
-        "channel_trade_no": attempt.channel_trade_no,
-        "sends": attempt.sends,
-        "lease_until": attempt.lease_until,
-        "next_query_at": attempt.next_query_at,
-        "queries": attempt.queries,
-        "version": attempt.version,
-        "created_at": attempt.created_at,
-        "updated_at": attempt.updated_at,
-        "captured_at": attempt.captured_at,
-    }
+    amount, captured = attempt.amount, attempt.captured
+    return row_of(
+        attempt,
+        ATTEMPT,
+        amount_minor=amount.minor,
+        currency=amount.currency,
+        captured_minor=captured.minor if captured else None,
+        captured_currency=captured.currency if captured else None,
+    )
 
 
 POLLED = PolledRows(

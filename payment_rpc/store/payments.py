@@ -20,7 +20,7 @@ from mesh.money import Money, stored_currency
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
-from payment_rpc.store.versioned import VersionedRows
+from payment_rpc.store.versioned import VersionedRows, row_of
 from payment_rpc.tables import PAYMENT
 
 _ALL = tuple(PAYMENT.c)
@@ -296,43 +296,27 @@ def seal_over(version: int, values: Sequence[Any]) -> str:
 
 
 def _values(payment: Payment) -> dict[str, Any]:
-    values = _written(payment)
-    return {**values, "seal": seal_of(values)}
-
-
-def _written(payment: Payment) -> dict[str, Any]:
     failure, card, action = payment.failure, payment.card, payment.next_action
-    return {
-        "payment_id": payment.payment_id,
-        "merchant_id": payment.merchant_id,
-        "order_id": payment.order_id,
-        "user_id": payment.user_id,
-        "amount_minor": payment.amount.minor,
-        "currency": payment.amount.currency,
-        "captured_minor": payment.captured.minor,
-        "refunded_minor": payment.refunded.minor,
-        "refund_reserved_minor": payment.refund_reserved.minor,
-        "disputed_minor": payment.disputed.minor,
-        "fee_minor": payment.fee.minor,
-        "state": payment.state,
-        "live_slot": 1 if payment.holds_slot else None,
-        "payment_method": payment.payment_method,
-        "channel": payment.channel,
-        "channel_trade_no": payment.channel_trade_no,
-        "outcome": payment.outcome,
-        "disposition": payment.disposition,
-        "failure_reason": failure.reason[:64] if failure else None,
-        "failure_message": failure.message[:200] if failure else None,
-        "card_brand": card.brand if card else None,
-        "card_last_four": card.last_four if card else None,
-        "card_expiration_year": card.expiration_year if card else None,
-        "card_expiration_month": card.expiration_month if card else None,
-        "next_action_kind": action.kind if action else None,
-        "next_action_value": action.value if action else None,
-        "ledger_head": payment.ledger_head,
-        "version": payment.version,
-        "paid_at": payment.paid_at,
-        "expires_at": payment.expires_at,
-        "created_at": payment.created_at,
-        "updated_at": payment.updated_at,
-    }
+    values = row_of(
+        payment,
+        PAYMENT,
+        amount_minor=payment.amount.minor,
+        currency=payment.amount.currency,
+        captured_minor=payment.captured.minor,
+        refunded_minor=payment.refunded.minor,
+        refund_reserved_minor=payment.refund_reserved.minor,
+        disputed_minor=payment.disputed.minor,
+        fee_minor=payment.fee.minor,
+        live_slot=1 if payment.holds_slot else None,
+        failure_reason=failure.reason[:64] if failure else None,
+        failure_message=failure.message[:200] if failure else None,
+        card_brand=card.brand if card else None,
+        card_last_four=card.last_four if card else None,
+        card_expiration_year=card.expiration_year if card else None,
+        card_expiration_month=card.expiration_month if card else None,
+        next_action_kind=action.kind if action else None,
+        next_action_value=action.value if action else None,
+        receipt_digest=None,
+        seal=None,
+    )
+    return {**values, "seal": seal_of(values)}

@@ -15,7 +15,7 @@ from mesh.money import Money, stored_currency
 from payment_rpc.domain.errors import RefundNotFound
 from payment_rpc.domain.payment import Failure
 from payment_rpc.domain.refund import Refund, RefundState
-from payment_rpc.store.versioned import PolledRows
+from payment_rpc.store.versioned import PolledRows, row_of
 from payment_rpc.tables import REFUND
 
 _ALL = tuple(REFUND.c)
@@ -207,36 +207,18 @@ def refund_of(row: Row[Any]) -> Refund:
 
 
 def _values(refund: Refund) -> dict[str, Any]:
-    failure = refund.failure
-    return {
-        "refund_id": refund.refund_id,
-        "payment_id": refund.payment_id,
-        "attempt_id": refund.attempt_id,
-        "merchant_id": refund.merchant_id,
-        "order_id": refund.order_id,
-        "user_id": refund.user_id,
-        "channel": refund.channel,
-        "amount_minor": refund.amount.minor,
-        "currency": refund.amount.currency,
-        "state": refund.state,
-        "reason": refund.reason[:200],
-        "request_id": refund.request_id or None,
-        "automatic_of": refund.automatic_of or None,
-        "automatic": refund.automatic,
-        "stands_alone": refund.stands_alone,
-        "above_cap": refund.above_cap,
-        "needs_attention": refund.needs_attention,
-        "channel_refund_no": refund.channel_refund_no,
-        "failure_reason": failure.reason[:64] if failure else None,
-        "failure_message": failure.message[:200] if failure else None,
-        "lease_until": refund.lease_until,
-        "next_query_at": refund.next_query_at,
-        "queries": refund.queries,
-        "version": refund.version,
-        "refunded_at": refund.refunded_at,
-        "created_at": refund.created_at,
-        "updated_at": refund.updated_at,
-    }
+    amount, failure = refund.amount, refund.failure
+    return row_of(
+        refund,
+        REFUND,
+        amount_minor=amount.minor,
+        currency=amount.currency,
+        reason=refund.reason[:200],
+        request_id=refund.request_id or None,
+        automatic_of=refund.automatic_of or None,
+        failure_reason=failure.reason[:64] if failure else None,
+        failure_message=failure.message[:200] if failure else None,
+    )
 
 
 POLLED = PolledRows(REFUND, REFUND.c.refund_id, fixed=_FIXED, value_of=refund_of, values=_values)

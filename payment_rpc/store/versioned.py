@@ -16,6 +16,12 @@ from mesh.db import expect_one
 from payment_rpc.domain.attempt import LEASE_MAX
 
 
+def row_of(value: object, table: Table, **others: object) -> dict[str, Any]:
+    """A value as a row: `others`, and in every other column the field of the same name."""
+    names = [column.name for column in table.c]
+    return {name: others[name] if name in others else getattr(value, name) for name in names}
+
+
 class VersionedRows:
     """Writes rows of a table that were read before."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -85,11 +85,9 @@ class PaymentStart:
         Raises:
             IdempotencyKeyReused: the key was used with another request.
         """
-        return (
-            None
-            if idempotency_key is None
-            else await self._db.read(self._find_earlier, idempotency_key, fingerprint)
-        )
+        if idempotency_key is None:
+            return None
+        return await self._db.read(self._find_earlier, idempotency_key, fingerprint)
 
     async def start(self, new: NewPayment) -> StartResult:
         """Runs tx1. Two calls for one order lock its gate one after the other: the first one starts
@@ -124,11 +122,9 @@ class PaymentStart:
         self, tx: AsyncConnection, idempotency_key: IdempotencyKey, fingerprint: Mapping[str, str]
     ) -> StartResult | None:
         found = await idempotency.find(tx, idempotency_key, fingerprint=fingerprint)
-        return (
-            None
-            if found is None
-            else StartResult(answer=found.answer, earlier_id=found.resource_id, replayed=True)
-        )
+        if found is None:
+            return None
+        return StartResult(answer=found.answer, earlier_id=found.resource_id, replayed=True)
 
     async def _start(self, tx: AsyncConnection, new: NewPayment) -> StartResult:
         now = self._clock.now()
@@ -180,14 +176,7 @@ class PaymentStart:
             return StartResult(paid=await self._spend(tx, payment, attempt, new))
         await payments.insert_payment(tx, payment, idempotency_key=new.idempotency_key)
         await attempts.insert_attempt(tx, attempt)
-        if new.idempotency_key is not None:
-            await idempotency.claim(
-                tx,
-                new.idempotency_key,
-                fingerprint=new.fingerprint,
-                resource_id=payment.payment_id,
-                now=now,
-            )
+        await _claim_key(tx, new, payment.payment_id, at=now)
         return StartResult(payment=payment, attempt=attempt)
 
     async def _require_room(self, tx: AsyncConnection, payment: Payment) -> None:
@@ -238,15 +227,7 @@ class PaymentStart:
             paid, before=payment.state, ids=self._ids, at=now, relay_delay=RELAY_DELAY
         )
         await outbox.put(tx, *messages)
-        if new.idempotency_key is not None:
-            await idempotency.claim(
-                tx,
-                new.idempotency_key,
-                fingerprint=new.fingerprint,
-                resource_id=paid.payment_id,
-                now=now,
-                answer=to_json(paid),
-            )
+        await _claim_key(tx, new, paid.payment_id, at=now, answer=to_json(paid))
         failpoint("payment.balance.before_commit")
         return Applied(payment=paid, attempt=decision.attempt, changed=True, to_order=messages[0])
 
@@ -263,13 +244,7 @@ class PaymentStart:
         if new.idempotency_key is not None:
             if (await payments.lock_payment(tx, live.payment_id)).version != live.version:
                 raise StaleRow
-            await idempotency.claim(
-                tx,
-                new.idempotency_key,
-                fingerprint=new.fingerprint,
-                resource_id=live.payment_id,
-                now=self._clock.now(),
-            )
+            await _claim_key(tx, new, live.payment_id, at=self._clock.now())
         return StartResult(earlier_id=live.payment_id)
 
     async def _renew(
@@ -293,6 +268,26 @@ class PaymentStart:
         return renewed
 
 
+async def _claim_key(
+    tx: AsyncConnection,
+    new: NewPayment,
+    payment_id: str,
+    *,
+    at: datetime,
+    answer: str | None = None,
+) -> None:
+    """Binds a payment to the idempotency key of the call, when it has one."""
+    if new.idempotency_key is not None:
+        await idempotency.claim(
+            tx,
+            new.idempotency_key,
+            fingerprint=new.fingerprint,
+            resource_id=payment_id,
+            now=at,
+            answer=answer,
+        )
+
+
 async def payment_and_open_attempt(
     tx: AsyncConnection, payment_id: str
 ) -> tuple[Payment, Attempt | None]:
@@ -308,8 +303,6 @@ def idempotency_key_of(
     caller: Caller, method: str, key: str, merchant_id: str
 ) -> IdempotencyKey | None:
     """The key of a call, or None when the caller sent none."""
-    return (
-        IdempotencyKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
-        if key
-        else None
-    )
+    if not key:
+        return None
+    return IdempotencyKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
