@@ -91,10 +91,8 @@ class _Comparison:
             for text in page.unreadable:
                 yield Violation(check="channel_readable", subject=f"captures of {day}", detail=text)
             ids = [fact.attempt_id for fact in page.captures]
-            ours, fees = (
-                await self._db.read(_attempts, ids),
-                await self._db.read(_booked, [f"attempt:{name}:fee" for name in ids]),
-            )
+            ours = await self._db.read(_attempts, ids)
+            fees = await self._db.read(_booked, [f"attempt:{name}:fee" for name in ids])
             for fact in page.captures:
                 self._seen.add(hash(("capture", fact.attempt_id)))
                 if fact.attempt_id not in self._settled:
@@ -149,10 +147,8 @@ class _Comparison:
             for text in page.unreadable:
                 yield Violation(check="channel_readable", subject=f"refunds of {day}", detail=text)
             ids = [listed.fact.refund_id for listed in page.refunds]
-            ours, fees = (
-                await self._db.read(_refunds, ids),
-                await self._db.read(_booked, list(map(fee_returned_key, ids))),
-            )
+            ours = await self._db.read(_refunds, ids)
+            fees = await self._db.read(_booked, list(map(fee_returned_key, ids)))
             for listed in page.refunds:
                 refund_id = listed.fact.refund_id
                 self._seen.add(hash(("refund", refund_id)))

@@ -42,21 +42,17 @@ from payment_rpc.tables import (
 from payment_rpc.usecases.ledger_verification import LedgerVerification
 from payment_rpc.usecases.messages import ORDER_DESTINATION
 
-_P, _A, _R, _N, _O, _C, _L = (
-    PAYMENT.c,
-    ATTEMPT.c,
-    REFUND.c,
-    MANUAL_REVIEW.c,
-    OUTBOX.c,
-    CHANNEL_CALLBACK.c,
-    LEDGER_TRANSACTION.c,
-)
-_BY_PAYMENT, _BY_ATTEMPT, _BY_REFUND, _BY_CALLBACK = (
-    (_P.payment_id,),
-    (_A.attempt_id,),
-    (_R.refund_id,),
-    (_C.callback_id,),
-)
+_P = PAYMENT.c
+_A = ATTEMPT.c
+_R = REFUND.c
+_N = MANUAL_REVIEW.c
+_O = OUTBOX.c
+_C = CHANNEL_CALLBACK.c
+_L = LEDGER_TRANSACTION.c
+_BY_PAYMENT = (_P.payment_id,)
+_BY_ATTEMPT = (_A.attempt_id,)
+_BY_REFUND = (_R.refund_id,)
+_BY_CALLBACK = (_C.callback_id,)
 _WORDS = {_P.outcome: Outcome, _P.disposition: Disposition, STATEMENT_DIFFERENCE.c.kind: Kind}
 _BY_RECEIPT = tuple(RECEIPT.primary_key.columns)
 _REFUSALS = [disposition for disposition in Disposition if disposition.is_refusal]

@@ -92,6 +92,9 @@ async def explain_order(db: Database, key: TenantKey) -> Explanation:
 
 async def _find_order(tx: AsyncConnection, name: str) -> list[TenantKey]:
     columns = select(PAYMENT.c.merchant_id, PAYMENT.c.order_id).distinct()
+    told = OUTBOX.join(PAYMENT, OUTBOX.c.aggregate_id == PAYMENT.c.payment_id)
+    refunded = OUTBOX.join(REFUND, OUTBOX.c.aggregate_id == REFUND.c.refund_id)
+    is_message = or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name)
     for query in (
         columns.where(PAYMENT.c.payment_id == name),
         columns.where(PAYMENT.c.order_id == name),
@@ -101,17 +104,11 @@ async def _find_order(tx: AsyncConnection, name: str) -> list[TenantKey]:
             ).where(*condition)
             for table, *condition in _leads(name)
         ),
-    ):
-        if rows := (await tx.execute(query.limit(ORDERS_MAX))).all():
-            return [(row.merchant_id, row.order_id) for row in rows]
-    told = OUTBOX.join(PAYMENT, OUTBOX.c.aggregate_id == PAYMENT.c.payment_id)
-    refunded = OUTBOX.join(REFUND, OUTBOX.c.aggregate_id == REFUND.c.refund_id)
-    for query in (
-        columns.select_from(told).where(or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name)),
+        columns.select_from(told).where(is_message),
         select(REFUND.c.merchant_id, REFUND.c.order_id)
         .distinct()
         .select_from(refunded)
-        .where(or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name)),
+        .where(is_message),
     ):
         if rows := (await tx.execute(query.limit(ORDERS_MAX))).all():
             return [(row.merchant_id, row.order_id) for row in rows]
@@ -140,10 +137,8 @@ def _leads(name: str) -> Iterator[tuple[Any, ...]]:
 async def _explain(tx: AsyncConnection, key: TenantKey) -> Explanation:
     found = await payments.all_of_order(tx, merchant_id=key[0], order_id=key[1])
     ids = [payment.payment_id for payment in found]
-    own_attempts, own_refunds = (
-        await attempts.attempts_of_payments(tx, ids),
-        await refunds.refunds_of_payments(tx, ids),
-    )
+    own_attempts = await attempts.attempts_of_payments(tx, ids)
+    own_refunds = await refunds.refunds_of_payments(tx, ids)
     told, to_tell = await messages_about(tx, ids, receivers={ORDER_DESTINATION: "The order"})
     attention = (
         await tx.execute(

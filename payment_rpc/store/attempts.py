@@ -116,10 +116,8 @@ async def claim_due(
     }
     claimed = []
     for attempt in due:
-        payment, old_enough = (
-            of_payment[attempt.payment_id],
-            attempt.created_at + schedule.threshold,
-        )
+        payment = of_payment[attempt.payment_id]
+        old_enough = attempt.created_at + schedule.threshold
         # not one of a fast clock
         if now < old_enough <= now + schedule.threshold and payment.state == PaymentState.PAYING:
             await save_attempt(

@@ -29,15 +29,13 @@ from payment_rpc.tables import (
     WALLET_ENTRY,
 )
 
-_PAY, _A, _R, _T, _P, _W, _E = (
-    PAYMENT.c,
-    ATTEMPT.c,
-    REFUND.c,
-    LEDGER_TRANSACTION.c,
-    LEDGER_POSTING.c,
-    WALLET.c,
-    WALLET_ENTRY.c,
-)
+_PAY = PAYMENT.c
+_A = ATTEMPT.c
+_R = REFUND.c
+_T = LEDGER_TRANSACTION.c
+_P = LEDGER_POSTING.c
+_W = WALLET.c
+_E = WALLET_ENTRY.c
 _OF_PAYMENT = (
     _PAY.payment_id,
     _PAY.merchant_id,

@@ -61,10 +61,8 @@ class LedgerVerification:
                     books.books_page, after=after, limit=PAGE
                 )
             except UNREADABLE:  # a row of one of them: each payment is read alone then
-                ready, (changed, last) = (
-                    [],
-                    await self._db.read(books.ids_page, after=after, limit=PAGE),
-                )
+                ready = []
+                changed, last = await self._db.read(books.ids_page, after=after, limit=PAGE)
             if not last:
                 return
             for own in ready:

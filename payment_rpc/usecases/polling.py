@@ -155,10 +155,8 @@ class Polling:
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
     async def _poll(self, attempt: Attempt) -> None:
-        payment, scan_log = (
-            await self._db.read(payments.read_payment, attempt.payment_id),
-            _ScanLog(self._clock, is_scan=True),
-        )
+        payment = await self._db.read(payments.read_payment, attempt.payment_id)
+        scan_log = _ScanLog(self._clock, is_scan=True)
         if payment.state is PaymentState.CLOSING:
             await self._close(attempt, scan_log)
         else:

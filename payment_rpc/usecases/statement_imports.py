@@ -175,10 +175,8 @@ class StatementImports:
     async def _open(self, running: StatementImport) -> Matching:
         if self._parsed is None or self._parsed[0] != running.import_id:
             self._parsed = None  # never two of them at once
-            packed, bounds = (
-                await self._db.read(imports.content_of, running.import_id),
-                self._bounds(running),
-            )
+            packed = await self._db.read(imports.content_of, running.import_id)
+            bounds = self._bounds(running)
 
             def parse() -> Matching:
                 return Matching(
