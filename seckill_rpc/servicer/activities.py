@@ -68,35 +68,55 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
         self, request: activity_pb2.PublishActivityRequest, context: Any
     ) -> activity_pb2.PublishActivityResponse:
         """Moves its units out of the catalog stock and opens it."""
-        shown = await self._activities.publish(**_named(request))
+        shown = await self._activities.publish(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.PublishActivityResponse(activity=activity_message(shown))
 
     async def PauseActivity(
         self, request: activity_pb2.PauseActivityRequest, context: Any
     ) -> activity_pb2.PauseActivityResponse:
         """Stops admission for now."""
-        shown = await self._activities.pause(**_named(request))
+        shown = await self._activities.pause(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.PauseActivityResponse(activity=activity_message(shown))
 
     async def ResumeActivity(
         self, request: activity_pb2.ResumeActivityRequest, context: Any
     ) -> activity_pb2.ResumeActivityResponse:
         """Admits buyers again."""
-        shown = await self._activities.resume(**_named(request))
+        shown = await self._activities.resume(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.ResumeActivityResponse(activity=activity_message(shown))
 
     async def CloseActivity(
         self, request: activity_pb2.CloseActivityRequest, context: Any
     ) -> activity_pb2.CloseActivityResponse:
         """Ends it."""
-        shown = await self._activities.close(**_named(request))
+        shown = await self._activities.close(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.CloseActivityResponse(activity=activity_message(shown))
 
     async def GetActivity(
         self, request: activity_pb2.GetActivityRequest, context: Any
     ) -> activity_pb2.GetActivityResponse:
         """Shows it with its live numbers."""
-        shown = await self._activities.get(**_named(request))
+        shown = await self._activities.get(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.GetActivityResponse(activity=activity_message(shown))
 
     async def ListActivities(
@@ -135,12 +155,3 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
             await rebuild
         except RedisError as problem:
             raise SeckillNotReady("redis did not answer; the keeper finishes it") from problem
-
-
-def _named(request: Any) -> dict[str, Any]:
-    """The activity that a request names, and who asks."""
-    return {
-        "activity_id": request.activity_id,
-        "merchant_id": request.merchant_id,
-        "caller": current_caller(),
-    }
