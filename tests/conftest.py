@@ -46,7 +46,7 @@ _SETTINGS = (
 )
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
 PROOF = bool(os.environ.get("PAYMESH_PROOF"))
-DRAWN_SHARE = 0.25
+DRAWN_SHARE = 0.1
 
 
 def _forget_surroundings() -> None:
