@@ -51,9 +51,14 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> Non
     """Replaces a file in one step: readers see the whole old content or the whole new content.
 
     Raises:
-        OSError: it could not be written; the old one is still there.
+        OSError: it could not be written; the old one is still there, and no draft remains.
     """
-    write_draft(path, content, mode=mode).replace(path)
+    draft = write_draft(path, content, mode=mode)
+    try:
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def signature_of(files: Iterable[Path]) -> Signature:
