@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Row, Select, Table, bindparam, select, update
@@ -18,8 +19,14 @@ from payment_rpc.domain.attempt import LEASE_MAX
 
 def row_of(value: object, table: Table, **others: object) -> dict[str, Any]:
     """A value as a row: `others`, and in every other column the field of the same name."""
-    names = [column.name for column in table.c]
-    return {name: others[name] if name in others else getattr(value, name) for name in names}
+    return {
+        name: others[name] if name in others else getattr(value, name) for name in _names_of(table)
+    }
+
+
+@cache  # each charge writes several rows, and walking a table's columns costs more than the rest
+def _names_of(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.c)
 
 
 class VersionedRows:
