@@ -23,6 +23,24 @@ from paymesh.options.v1 import options_pb2
 from mesh.bounds import BoundMissing, request_bytes_max
 from mesh.call import Role
 
+# What keys and members of a merchant may be allowed to do.
+SCOPE_AREAS = (
+    "payments",
+    "refunds",
+    "orders",
+    "catalog",
+    "seckill",
+    "webhooks",
+    "events",
+    "reports",
+    "settings",
+    "members",
+    "keys",
+    "routing",
+    "limits",
+)
+SCOPES = frozenset(f"{area}:{right}" for area in SCOPE_AREAS for right in ("read", "write"))
+
 # The tenant of a caller whose token names none. Here, because every service must mean the same one.
 DEFAULT_MERCHANT = "mall"
 
@@ -137,6 +155,10 @@ class MethodPolicy:
     http: HttpPolicy
     development_only: bool
     moves_money: bool  # its refusals say what happened to the money
+    scopes: frozenset[str]  # a MERCHANT caller needs all of them
+    # None: refuses checkout tokens. Otherwise the field with the order, or "" where the row decides
+    checkout_order_field: str | None
+    wants_client_address: bool
     repeatable: bool  # NO_SIDE_EFFECTS or IDEMPOTENT: may be sent twice without a key
     side_effects: bool  # False for NO_SIDE_EFFECTS
     server_streaming: bool
@@ -183,13 +205,14 @@ def policy_of(method: MethodDescriptor) -> MethodPolicy:
         raise PolicyInvalid(f"{method.full_name}: has no paymesh.options.v1.policy")
     declared = options.Extensions[options_pb2.policy]
     ownership = _ownership(method, declared)
+    rules = _rules(method, declared)
     return MethodPolicy(
         path=f"/{service.full_name}/{method.name}",
         service=service.full_name,
         method=method.name,
         package=service.file.package,
         served_by=_served_by(service),
-        rules=_rules(method, declared),
+        rules=rules,
         ownership=ownership,
         timeout_seconds=_timeout(method, declared),
         idempotency=_idempotency(method, declared),
@@ -201,6 +224,9 @@ def policy_of(method: MethodDescriptor) -> MethodPolicy:
         http=_http(method, declared),
         development_only=declared.development_only,
         moves_money=declared.moves_money,
+        scopes=_scopes(method, declared, rules),
+        checkout_order_field=_checkout(method, declared),
+        wants_client_address=declared.wants_client_address,
         repeatable=options.idempotency_level
         in {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT},
         side_effects=options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS,
@@ -222,6 +248,31 @@ def _rules(method: MethodDescriptor, declared: options_pb2.Policy) -> tuple[Rule
             )
         rules.append(Rule(role=role, callers=frozenset(rule.callers)))
     return tuple(rules)
+
+
+def _scopes(
+    method: MethodDescriptor, declared: options_pb2.Policy, rules: tuple[Rule, ...]
+) -> frozenset[str]:
+    for scope in declared.scopes:
+        if scope not in SCOPES:
+            raise PolicyInvalid(f"{method.full_name}: there is no scope {scope!r}")
+    admits_merchants = any(rule.role is Role.MERCHANT for rule in rules)
+    if admits_merchants != (bool(declared.scopes) != declared.any_scope):
+        raise PolicyInvalid(
+            f"{method.full_name}: `scopes` or `any_scope` stand with ROLE_MERCHANT and only there"
+        )
+    return frozenset(declared.scopes)
+
+
+def _checkout(method: MethodDescriptor, declared: options_pb2.Policy) -> str | None:
+    if not declared.HasField("checkout"):
+        return None
+    path = declared.checkout.order_field
+    if path:
+        _check_text_field(method, path)
+    if Role.USER not in {_ROLES.get(rule.role) for rule in declared.rules}:
+        raise PolicyInvalid(f"{method.full_name}: `checkout` stands with ROLE_USER only")
+    return path
 
 
 def _ownership(method: MethodDescriptor, declared: options_pb2.Policy) -> Ownership:

@@ -353,6 +353,30 @@ class Waiting(_message.Message):
 Global___Waiting: _TypeAlias = Waiting  # noqa: Y015
 
 @_typing.final
+class Checkout(_message.Message):
+    """How a method holds a checkout token, which may pay exactly one order, to that order. Methods without this refuse such tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_FIELD_NUMBER: _builtins.int
+    order_field: _builtins.str
+    """Path of the request field that holds the order; filled from the token when empty, and must equal it otherwise. Empty: the row that the method
+    looks up belongs to the buyer of the order, or is not found.
+    """
+    def __init__(
+        self,
+        *,
+        order_field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_field", b"order_field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkout: _TypeAlias = Checkout  # noqa: Y015
+
+@_typing.final
 class Policy(_message.Message):
     """Everything a method declares about itself."""
 
@@ -368,6 +392,10 @@ class Policy(_message.Message):
     MOVES_MONEY_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    ANY_SCOPE_FIELD_NUMBER: _builtins.int
+    CHECKOUT_FIELD_NUMBER: _builtins.int
+    WANTS_CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     idempotency: Global___Idempotency.ValueType
     """What an idempotency key means."""
     development_only: _builtins.bool
@@ -376,6 +404,10 @@ class Policy(_message.Message):
     """It moves money, or decides where money goes: every refusal of it, for whatever reason, carries paymesh.common.v1.MoneyOutcome."""
     max_request_bytes: _builtins.int
     """Largest request in bytes on the wire; 0 means what the bounds of its fields allow."""
+    any_scope: _builtins.bool
+    """Any ROLE_MERCHANT caller may call it, whatever its scopes: it is about the caller itself."""
+    wants_client_address: _builtins.bool
+    """The gateway says which address a call came from: it protects log-ins and keys."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """Who may call. At least one rule."""
@@ -400,6 +432,16 @@ class Policy(_message.Message):
     def waiting(self) -> Global___Waiting:
         """Its calls may wait for news."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a ROLE_MERCHANT caller must be allowed to do, e.g. "payments:write"; all of them. A right to write includes reading. Required where a rule
+        admits ROLE_MERCHANT, unless any_scope is set. Other roles have no scopes.
+        """
+
+    @_builtins.property
+    def checkout(self) -> Global___Checkout:
+        """A checkout token may call it."""
+
     def __init__(
         self,
         *,
@@ -413,10 +455,14 @@ class Policy(_message.Message):
         moves_money: _builtins.bool = ...,
         max_request_bytes: _builtins.int = ...,
         waiting: Global___Waiting | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        any_scope: _builtins.bool = ...,
+        checkout: Global___Checkout | None = ...,
+        wants_client_address: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "limit", b"limit", "ownership", b"ownership", "timeout", b"timeout", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkout", b"checkout", "http", b"http", "limit", b"limit", "ownership", b"ownership", "timeout", b"timeout", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["development_only", b"development_only", "http", b"http", "idempotency", b"idempotency", "limit", b"limit", "max_request_bytes", b"max_request_bytes", "moves_money", b"moves_money", "ownership", b"ownership", "rules", b"rules", "timeout", b"timeout", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_scope", b"any_scope", "checkout", b"checkout", "development_only", b"development_only", "http", b"http", "idempotency", b"idempotency", "limit", b"limit", "max_request_bytes", b"max_request_bytes", "moves_money", b"moves_money", "ownership", b"ownership", "rules", b"rules", "scopes", b"scopes", "timeout", b"timeout", "waiting", b"waiting", "wants_client_address", b"wants_client_address"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -435,6 +481,7 @@ class FieldPolicy(_message.Message):
     EXAMPLE_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     FREE_TEXT_FIELD_NUMBER: _builtins.int
+    MINOR_UNITS_FIELD_FIELD_NUMBER: _builtins.int
     number_ok: _builtins.bool
     """For string fields: a JSON number is taken digit for digit (exponents are refused)."""
     sensitive: _builtins.bool
@@ -447,6 +494,10 @@ class FieldPolicy(_message.Message):
     """For message fields whose type is not ours: largest size in bytes."""
     free_text: Global___FreeText.ValueType
     """What people write in their own words. Judged where it enters; a sibling service that passes it on is not asked again."""
+    minor_units_field: _builtins.str
+    """For an amount in major units: name of the field beside it that takes minor units. A bare JSON integer of a ROLE_MERCHANT caller is refused with
+    both readings, or goes there when the merchant decided so.
+    """
     @_builtins.property
     def json_alias(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other spellings that JSON input and query strings may use, e.g. "orderNo". Never sent."""
@@ -461,10 +512,11 @@ class FieldPolicy(_message.Message):
         example: _builtins.str = ...,
         max_bytes: _builtins.int = ...,
         free_text: Global___FreeText.ValueType = ...,
+        minor_units_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "fingerprint", b"fingerprint", "free_text", b"free_text", "json_alias", b"json_alias", "max_bytes", b"max_bytes", "number_ok", b"number_ok", "sensitive", b"sensitive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "fingerprint", b"fingerprint", "free_text", b"free_text", "json_alias", b"json_alias", "max_bytes", b"max_bytes", "minor_units_field", b"minor_units_field", "number_ok", b"number_ok", "sensitive", b"sensitive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,6 +66,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The order has as many refunds as an order can have; metadata has the limit."""
     ERROR_REASON_ORDER_CREATING: _ErrorReason.ValueType  # 20
     """The order was won in a flash sale and is still being written; ask again in a moment."""
+    ERROR_REASON_ORDER_EXISTS_DIFFERENT: _ErrorReason.ValueType  # 22
+    """An order with this number of the merchant is there, with another amount or currency; the fields name what differs."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of order_rpc."""
@@ -114,4 +116,6 @@ ERROR_REASON_REFUND_LIMIT_REACHED: ErrorReason.ValueType  # 21
 """The order has as many refunds as an order can have; metadata has the limit."""
 ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 20
 """The order was won in a flash sale and is still being written; ask again in a moment."""
+ERROR_REASON_ORDER_EXISTS_DIFFERENT: ErrorReason.ValueType  # 22
+"""An order with this number of the merchant is there, with another amount or currency; the fields name what differs."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -277,6 +277,30 @@ STOCK_SOURCE_ACTIVITY: StockSource.ValueType  # 2
 """A flash sale that took them from the shelf before."""
 Global___StockSource: _TypeAlias = StockSource  # noqa: Y015
 
+class _OrderKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_KIND_UNSPECIFIED: _OrderKind.ValueType  # 0
+    """Never stored."""
+    ORDER_KIND_CATALOG: _OrderKind.ValueType  # 1
+    """The catalogue's, or those of a flash sale."""
+    ORDER_KIND_EXTERNAL: _OrderKind.ValueType  # 2
+    """The merchant's own."""
+
+class OrderKind(_OrderKind, metaclass=_OrderKindEnumTypeWrapper):
+    """Whose prices an order has."""
+
+ORDER_KIND_UNSPECIFIED: OrderKind.ValueType  # 0
+"""Never stored."""
+ORDER_KIND_CATALOG: OrderKind.ValueType  # 1
+"""The catalogue's, or those of a flash sale."""
+ORDER_KIND_EXTERNAL: OrderKind.ValueType  # 2
+"""The merchant's own."""
+Global___OrderKind: _TypeAlias = OrderKind  # noqa: Y015
+
 @_typing.final
 class Address(_message.Message):
     """Where goods go."""
@@ -525,6 +549,26 @@ class Order(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORDER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
@@ -552,6 +596,14 @@ class Order(_message.Message):
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     CANCELLED_AT_FIELD_NUMBER: _builtins.int
     CLIENT_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ORDER_NO_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
+    CUSTOMER_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    NOTIFY_URL_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """"ORD" and a ULID. Source spellings: orderNo, order_no."""
     merchant_id: _builtins.str
@@ -588,6 +640,20 @@ class Order(_message.Message):
     """The carrier's number."""
     client_request_id: _builtins.str
     """The client's own id of it."""
+    kind: Global___OrderKind.ValueType
+    """Whose prices it has."""
+    order_no: _builtins.str
+    """The merchant's own number of it; empty for an order of the catalogue."""
+    amount_minor: _builtins.int
+    """What is owed, in minor units."""
+    customer_email: _builtins.str
+    """Address of the merchant's customer; for the merchant only."""
+    customer_name: _builtins.str
+    """Name of the merchant's customer; for the merchant only."""
+    description: _builtins.str
+    """What is paid, in words for the buyer."""
+    notify_url: _builtins.str
+    """Where the merchant is told about it."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderItem]:
         """The lines, by SKU."""
@@ -624,6 +690,10 @@ class Order(_message.Message):
     def cancelled_at(self) -> _timestamp_pb2.Timestamp:
         """When it was cancelled."""
 
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The merchant's own notes."""
+
     def __init__(
         self,
         *,
@@ -654,10 +724,18 @@ class Order(_message.Message):
         completed_at: _timestamp_pb2.Timestamp | None = ...,
         cancelled_at: _timestamp_pb2.Timestamp | None = ...,
         client_request_id: _builtins.str = ...,
+        kind: Global___OrderKind.ValueType = ...,
+        order_no: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+        customer_email: _builtins.str = ...,
+        customer_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        notify_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "completed_at", b"completed_at", "created_at", b"created_at", "expires_at", b"expires_at", "paid_at", b"paid_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "client_request_id", b"client_request_id", "completed_at", b"completed_at", "created_at", b"created_at", "currency", b"currency", "discount_amount", b"discount_amount", "expires_at", b"expires_at", "items", b"items", "items_amount", b"items_amount", "merchant_id", b"merchant_id", "order_id", b"order_id", "paid_at", b"paid_at", "paid_payment_id", b"paid_payment_id", "pay_status", b"pay_status", "refund_status", b"refund_status", "refunded_amount", b"refunded_amount", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_amount", b"shipping_amount", "shipping_status", b"shipping_status", "state", b"state", "tracking_number", b"tracking_number", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "client_request_id", b"client_request_id", "completed_at", b"completed_at", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "discount_amount", b"discount_amount", "expires_at", b"expires_at", "items", b"items", "items_amount", b"items_amount", "kind", b"kind", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order_id", b"order_id", "order_no", b"order_no", "paid_at", b"paid_at", "paid_payment_id", b"paid_payment_id", "pay_status", b"pay_status", "refund_status", b"refund_status", "refunded_amount", b"refunded_amount", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_amount", b"shipping_amount", "shipping_status", b"shipping_status", "state", b"state", "tracking_number", b"tracking_number", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -669,27 +747,63 @@ class NewOrderItem(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SKU_ID_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_MINOR_FIELD_NUMBER: _builtins.int
+    PRODUCT_NAME_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The product."""
     quantity: _builtins.int
     """1 to 10 000 units."""
     unit_price: _builtins.str
-    """The unit price that the client saw; when present and different from the catalogue the order is refused."""
+    """The unit price that the client saw; when present and different from the catalogue the order is refused. From a merchant: the price."""
+    unit_price_minor: _builtins.int
+    """From a merchant: the price in minor units, instead of unit_price."""
+    product_name: _builtins.str
+    """From a merchant: what buyers read."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """From a merchant: size, colour and the like."""
+
     def __init__(
         self,
         *,
         sku_id: _builtins.str = ...,
         quantity: _builtins.int = ...,
         unit_price: _builtins.str = ...,
+        unit_price_minor: _builtins.int | None = ...,
+        product_name: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unit_price_minor", b"_unit_price_minor", "unit_price_minor", b"unit_price_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku_id", b"sku_id", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unit_price_minor", b"_unit_price_minor", "attributes", b"attributes", "product_name", b"product_name", "quantity", b"quantity", "sku_id", b"sku_id", "unit_price", b"unit_price", "unit_price_minor", b"unit_price_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unit_price_minor: _TypeAlias = _typing.Literal["unit_price_minor"]  # noqa: Y015
+    _WhichOneofArgType__unit_price_minor: _TypeAlias = _typing.Literal["_unit_price_minor", b"_unit_price_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unit_price_minor) -> _WhichOneofReturnType__unit_price_minor | None: ...
 
 Global___NewOrderItem: _TypeAlias = NewOrderItem  # noqa: Y015
 
@@ -699,24 +813,93 @@ class CreateOrderRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ITEMS_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     CLIENT_REQUEST_ID_FIELD_NUMBER: _builtins.int
     SHIPPING_ADDRESS_FIELD_NUMBER: _builtins.int
+    ORDER_NO_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    SHIPPING_FEE_FIELD_NUMBER: _builtins.int
+    SHIPPING_FEE_MINOR_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
+    CUSTOMER_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    RESERVE_STOCK_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The buyer; filled from the token when empty."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
     client_request_id: _builtins.str
     """The client's own id of the order, unique per buyer for ever: the same id again answers the order that is there."""
+    order_no: _builtins.str
+    """From a merchant: its own number, unique per merchant for ever; empty: our id alone names the order."""
+    currency: _builtins.str
+    """From a merchant: ISO 4217. Required there."""
+    shipping_fee: _builtins.str
+    """From a merchant: what shipping costs."""
+    shipping_fee_minor: _builtins.int
+    """From a merchant: the same in minor units."""
+    discount: _builtins.str
+    """From a merchant: what is taken off."""
+    discount_minor: _builtins.int
+    """From a merchant: the same in minor units."""
+    amount: _builtins.str
+    """From a merchant: when present it must be the sum that we make."""
+    amount_minor: _builtins.int
+    """From a merchant: the same in minor units."""
+    customer_email: _builtins.str
+    """From a merchant: address of its customer. Shown to the merchant only."""
+    customer_name: _builtins.str
+    """From a merchant: name of its customer. Shown to the merchant only."""
+    description: _builtins.str
+    """From a merchant: what is paid, in words for the buyer."""
+    notify_url: _builtins.str
+    """From a merchant: where it is told about the order; kept with it."""
+    reserve_stock: _builtins.bool
+    """From a merchant: the units are taken from our stock of the SKUs, at the merchant's prices."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewOrderItem]:
-        """1 to 100 lines; the same SKU twice is added up."""
+        """1 to 100 lines, 200 from a merchant; the same SKU twice is added up."""
 
     @_builtins.property
     def shipping_address(self) -> Global___Address:
         """Where it goes; may be set later, before it is paid."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """From a merchant: its own notes, given back with the order and the payment."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """From a merchant: when it must be paid; absent: after the merchant's payment window."""
 
     def __init__(
         self,
@@ -726,14 +909,208 @@ class CreateOrderRequest(_message.Message):
         merchant_id: _builtins.str = ...,
         client_request_id: _builtins.str = ...,
         shipping_address: Global___Address | None = ...,
+        order_no: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        shipping_fee: _builtins.str = ...,
+        shipping_fee_minor: _builtins.int | None = ...,
+        discount: _builtins.str = ...,
+        discount_minor: _builtins.int | None = ...,
+        amount: _builtins.str = ...,
+        amount_minor: _builtins.int | None = ...,
+        customer_email: _builtins.str = ...,
+        customer_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        notify_url: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        reserve_stock: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["shipping_address", b"shipping_address"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "_discount_minor", b"_discount_minor", "_shipping_fee_minor", b"_shipping_fee_minor", "amount_minor", b"amount_minor", "discount_minor", b"discount_minor", "expires_at", b"expires_at", "shipping_address", b"shipping_address", "shipping_fee_minor", b"shipping_fee_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "items", b"items", "merchant_id", b"merchant_id", "shipping_address", b"shipping_address", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "_discount_minor", b"_discount_minor", "_shipping_fee_minor", b"_shipping_fee_minor", "amount", b"amount", "amount_minor", b"amount_minor", "client_request_id", b"client_request_id", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "discount", b"discount", "discount_minor", b"discount_minor", "expires_at", b"expires_at", "items", b"items", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order_no", b"order_no", "reserve_stock", b"reserve_stock", "shipping_address", b"shipping_address", "shipping_fee", b"shipping_fee", "shipping_fee_minor", b"shipping_fee_minor", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__amount_minor: _TypeAlias = _typing.Literal["amount_minor"]  # noqa: Y015
+    _WhichOneofArgType__amount_minor: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
+    _WhichOneofReturnType__discount_minor: _TypeAlias = _typing.Literal["discount_minor"]  # noqa: Y015
+    _WhichOneofArgType__discount_minor: _TypeAlias = _typing.Literal["_discount_minor", b"_discount_minor"]  # noqa: Y015
+    _WhichOneofReturnType__shipping_fee_minor: _TypeAlias = _typing.Literal["shipping_fee_minor"]  # noqa: Y015
+    _WhichOneofArgType__shipping_fee_minor: _TypeAlias = _typing.Literal["_shipping_fee_minor", b"_shipping_fee_minor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__discount_minor) -> _WhichOneofReturnType__discount_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shipping_fee_minor) -> _WhichOneofReturnType__shipping_fee_minor | None: ...
+
+Global___CreateOrderRequest: _TypeAlias = CreateOrderRequest  # noqa: Y015
+
+@_typing.final
+class RegisterExternalOrderRequest(_message.Message):
+    """Request of RegisterExternalOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_NO_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
+    CUSTOMER_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    merchant_id: _builtins.str
+    """The tenant."""
+    order_no: _builtins.str
+    """The merchant's own number."""
+    amount_minor: _builtins.int
+    """What is owed, in minor units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    customer_email: _builtins.str
+    """Address of the customer."""
+    customer_name: _builtins.str
+    """Name of the customer."""
+    description: _builtins.str
+    """What is paid, in words for the buyer."""
+    notify_url: _builtins.str
+    """Where the merchant is told about it."""
+    operator: _builtins.str
+    """Who asked payment_rpc, e.g. "merchant:key:AK01…"; for the timeline."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The merchant's own notes."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it must be paid; absent: after the merchant's payment window."""
+
+    def __init__(
+        self,
+        *,
+        merchant_id: _builtins.str = ...,
+        order_no: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+        currency: _builtins.str = ...,
+        customer_email: _builtins.str = ...,
+        customer_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        notify_url: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        operator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "expires_at", b"expires_at", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "operator", b"operator", "order_no", b"order_no"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CreateOrderRequest: _TypeAlias = CreateOrderRequest  # noqa: Y015
+Global___RegisterExternalOrderRequest: _TypeAlias = RegisterExternalOrderRequest  # noqa: Y015
+
+@_typing.final
+class RegisterExternalOrderResponse(_message.Message):
+    """Answer of RegisterExternalOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    EXISTED_FIELD_NUMBER: _builtins.int
+    existed: _builtins.bool
+    """It was there before."""
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order, new or as it is now."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+        existed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterExternalOrderResponse: _TypeAlias = RegisterExternalOrderResponse  # noqa: Y015
+
+@_typing.final
+class ErasePersonalDataRequest(_message.Message):
+    """Request of ErasePersonalData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order, or the merchant's own number of it."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    reason: _builtins.str
+    """Why; kept in the timeline."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasePersonalDataRequest: _TypeAlias = ErasePersonalDataRequest  # noqa: Y015
+
+@_typing.final
+class ErasePersonalDataResponse(_message.Message):
+    """Answer of ErasePersonalData."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order without personal data."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasePersonalDataResponse: _TypeAlias = ErasePersonalDataResponse  # noqa: Y015
 
 @_typing.final
 class CreateOrderResponse(_message.Message):
@@ -1406,6 +1783,8 @@ class ListOrdersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     CREATED_FROM_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    ORDER_NO_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The buyer; a buyer's own id when empty."""
     merchant_id: _builtins.str
@@ -1416,6 +1795,10 @@ class ListOrdersRequest(_message.Message):
     """0 means 20; more than 100 is refused."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    order_no: _builtins.str
+    """Only the order with this number of the merchant."""
+    customer_email: _builtins.str
+    """Only those of this customer of the merchant."""
     @_builtins.property
     def created_from(self) -> _timestamp_pb2.Timestamp:
         """Only orders created then or later."""
@@ -1434,10 +1817,12 @@ class ListOrdersRequest(_message.Message):
         page_token: _builtins.str = ...,
         created_from: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
+        order_no: _builtins.str = ...,
+        customer_email: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "merchant_id", b"merchant_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "customer_email", b"customer_email", "merchant_id", b"merchant_id", "order_no", b"order_no", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

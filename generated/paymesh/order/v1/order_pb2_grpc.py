@@ -40,6 +40,16 @@ class OrderServiceStub:
                 request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.CreateOrderRequest.SerializeToString,
                 response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.CreateOrderResponse.FromString,
                 _registered_method=True)
+        self.RegisterExternalOrder = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/RegisterExternalOrder',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.RegisterExternalOrderRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.RegisterExternalOrderResponse.FromString,
+                _registered_method=True)
+        self.ErasePersonalData = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/ErasePersonalData',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ErasePersonalDataRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ErasePersonalDataResponse.FromString,
+                _registered_method=True)
         self.GetOrder = channel.unary_unary(
                 '/paymesh.order.v1.OrderService/GetOrder',
                 request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderRequest.SerializeToString,
@@ -113,6 +123,21 @@ class OrderServiceServicer:
 
     def CreateOrder(self, request, context):
         """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once.
+        A merchant sends its own prices and number instead (product_name, unit_price, order_no …): an external order, without stock unless it asks for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterExternalOrder(self, request, context):
+        """Registers a merchant's own order for payment_rpc, which is about to take its money. The same number again answers the order that is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ErasePersonalData(self, request, context):
+        """Replaces what an external order says about its customer by nothing; money rows stay. It cannot be undone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +245,16 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.CreateOrderRequest.FromString,
                     response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.CreateOrderResponse.SerializeToString,
             ),
+            'RegisterExternalOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterExternalOrder,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.RegisterExternalOrderRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.RegisterExternalOrderResponse.SerializeToString,
+            ),
+            'ErasePersonalData': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePersonalData,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ErasePersonalDataRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ErasePersonalDataResponse.SerializeToString,
+            ),
             'GetOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOrder,
                     request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderRequest.FromString,
@@ -314,6 +349,60 @@ class OrderService:
             '/paymesh.order.v1.OrderService/CreateOrder',
             paymesh_dot_order_dot_v1_dot_order__pb2.CreateOrderRequest.SerializeToString,
             paymesh_dot_order_dot_v1_dot_order__pb2.CreateOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterExternalOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/RegisterExternalOrder',
+            paymesh_dot_order_dot_v1_dot_order__pb2.RegisterExternalOrderRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.RegisterExternalOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePersonalData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/ErasePersonalData',
+            paymesh_dot_order_dot_v1_dot_order__pb2.ErasePersonalDataRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.ErasePersonalDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,13 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     CreateOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CreateOrderRequest, _order_pb2.CreateOrderResponse]
-    """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once."""
+    """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once.
+    A merchant sends its own prices and number instead (product_name, unit_price, order_no …): an external order, without stock unless it asks for it.
+    """
+    RegisterExternalOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.RegisterExternalOrderRequest, _order_pb2.RegisterExternalOrderResponse]
+    """Registers a merchant's own order for payment_rpc, which is about to take its money. The same number again answers the order that is there."""
+    ErasePersonalData: _grpc.UnaryUnaryMultiCallable[_order_pb2.ErasePersonalDataRequest, _order_pb2.ErasePersonalDataResponse]
+    """Replaces what an external order says about its customer by nothing; money rows stay. It cannot be undone."""
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
     """Shows one order. An order of a flash sale that is still on its way here is ORDER_CREATING for who shows its ticket."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
@@ -74,7 +80,13 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CreateOrderRequest, _order_pb2.CreateOrderResponse]  # type: ignore[assignment]
-    """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once."""
+    """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once.
+    A merchant sends its own prices and number instead (product_name, unit_price, order_no …): an external order, without stock unless it asks for it.
+    """
+    RegisterExternalOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.RegisterExternalOrderRequest, _order_pb2.RegisterExternalOrderResponse]  # type: ignore[assignment]
+    """Registers a merchant's own order for payment_rpc, which is about to take its money. The same number again answers the order that is there."""
+    ErasePersonalData: _aio.UnaryUnaryMultiCallable[_order_pb2.ErasePersonalDataRequest, _order_pb2.ErasePersonalDataResponse]  # type: ignore[assignment]
+    """Replaces what an external order says about its customer by nothing; money rows stay. It cannot be undone."""
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]  # type: ignore[assignment]
     """Shows one order. An order of a flash sale that is still on its way here is ORDER_CREATING for who shows its ticket."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
@@ -117,7 +129,25 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.CreateOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CreateOrderResponse, _abc.Awaitable[_order_pb2.CreateOrderResponse]]:
-        """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once."""
+        """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once.
+        A merchant sends its own prices and number instead (product_name, unit_price, order_no …): an external order, without stock unless it asks for it.
+        """
+
+    @_abc_1.abstractmethod
+    def RegisterExternalOrder(
+        self,
+        request: _order_pb2.RegisterExternalOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.RegisterExternalOrderResponse, _abc.Awaitable[_order_pb2.RegisterExternalOrderResponse]]:
+        """Registers a merchant's own order for payment_rpc, which is about to take its money. The same number again answers the order that is there."""
+
+    @_abc_1.abstractmethod
+    def ErasePersonalData(
+        self,
+        request: _order_pb2.ErasePersonalDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.ErasePersonalDataResponse, _abc.Awaitable[_order_pb2.ErasePersonalDataResponse]]:
+        """Replaces what an external order says about its customer by nothing; money rows stay. It cannot be undone."""
 
     @_abc_1.abstractmethod
     def GetOrder(

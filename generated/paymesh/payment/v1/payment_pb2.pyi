@@ -247,6 +247,11 @@ class Payment(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    ORDER_NO_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CHECKOUT_URL_FIELD_NUMBER: _builtins.int
+    CHECKOUT_TOKEN_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """"PAY" and a ULID. Source spellings: payNo, pay_no."""
     order_id: _builtins.str
@@ -277,6 +282,16 @@ class Payment(_message.Message):
     """What is known of the money while there is no final answer."""
     version: _builtins.int
     """Raised by every change."""
+    order_no: _builtins.str
+    """The merchant's own number of the order; empty for an order of our catalogue."""
+    amount_minor: _builtins.int
+    """What is owed, in minor units."""
+    checkout_url: _builtins.str
+    """For the buyer of a merchant's own order: a page that takes the money. Only in the answer of CreatePayment to the merchant."""
+    checkout_token: _builtins.str
+    """For the buyer of a merchant's own order: a bearer token that can pay exactly this order. Only in the answer of CreatePayment to the merchant."""
+    customer_email: _builtins.str
+    """Address of the merchant's customer; for the merchant only."""
     @_builtins.property
     def next_action(self) -> Global___NextAction:
         """The buyer's next step, while PAYING at a cashier."""
@@ -330,10 +345,15 @@ class Payment(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        order_no: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+        checkout_url: _builtins.str = ...,
+        checkout_token: _builtins.str = ...,
+        customer_email: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "created_at", b"created_at", "expires_at", b"expires_at", "failure", b"failure", "next_action", b"next_action", "paid_at", b"paid_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "captured", b"captured", "card", b"card", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "created_at", b"created_at", "currency", b"currency", "expires_at", b"expires_at", "failure", b"failure", "merchant_id", b"merchant_id", "next_action", b"next_action", "order_id", b"order_id", "outcome", b"outcome", "paid_at", b"paid_at", "payment_id", b"payment_id", "payment_method", b"payment_method", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "captured", b"captured", "card", b"card", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "checkout_token", b"checkout_token", "checkout_url", b"checkout_url", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "expires_at", b"expires_at", "failure", b"failure", "merchant_id", b"merchant_id", "next_action", b"next_action", "order_id", b"order_id", "order_no", b"order_no", "outcome", b"outcome", "paid_at", b"paid_at", "payment_id", b"payment_id", "payment_method", b"payment_method", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,6 +479,26 @@ class CreatePaymentRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORDER_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
@@ -467,12 +507,19 @@ class CreatePaymentRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
+    CUSTOMER_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """The order to pay."""
+    """The order to pay. From a merchant: its own number of the order, unique per merchant for ever, or our id of an order that is there."""
     amount: _builtins.str
-    """When present it must equal the amount of the order."""
+    """When present it must equal the amount of the order. A merchant says with it what its order owes, or with amount_minor: exactly one of them."""
     currency: _builtins.str
-    """ISO 4217; empty means the order's currency."""
+    """ISO 4217; empty means the order's currency. Required from a merchant."""
     channel: _builtins.str
     """Empty means "sandbox"; "MOCK" of source 001 means the same."""
     return_url: _builtins.str
@@ -481,9 +528,27 @@ class CreatePaymentRequest(_message.Message):
     """The buyer; filled from the token when empty."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
+    amount_minor: _builtins.int
+    """From a merchant: what the order owes in minor units (cents), instead of `amount`."""
+    customer_email: _builtins.str
+    """From a merchant: address of its customer. Shown to the merchant only."""
+    customer_name: _builtins.str
+    """From a merchant: name of its customer. Shown to the merchant only."""
+    description: _builtins.str
+    """From a merchant: what is paid, in words for the buyer."""
+    notify_url: _builtins.str
+    """From a merchant: where it is told about the payment; kept with the order."""
     @_builtins.property
     def order(self) -> Global___OrderData:
         """The order, from order_rpc only."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """From a merchant: its own notes, given back with the order and the payment."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """From a merchant: when the order must be paid; absent: after the merchant's payment window."""
 
     def __init__(
         self,
@@ -496,12 +561,21 @@ class CreatePaymentRequest(_message.Message):
         user_id: _builtins.str = ...,
         merchant_id: _builtins.str = ...,
         order: Global___OrderData | None = ...,
+        amount_minor: _builtins.int | None = ...,
+        customer_email: _builtins.str = ...,
+        customer_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        notify_url: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount_minor", b"amount_minor", "expires_at", b"expires_at", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "currency", b"currency", "merchant_id", b"merchant_id", "order", b"order", "order_id", b"order_id", "return_url", b"return_url", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount", b"amount", "amount_minor", b"amount_minor", "channel", b"channel", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "expires_at", b"expires_at", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order", b"order", "order_id", b"order_id", "return_url", b"return_url", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__amount_minor: _TypeAlias = _typing.Literal["amount_minor"]  # noqa: Y015
+    _WhichOneofArgType__amount_minor: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
 
 Global___CreatePaymentRequest: _TypeAlias = CreatePaymentRequest  # noqa: Y015
 
@@ -883,7 +957,7 @@ Global___GetPaymentByOrderIdResponse: _TypeAlias = GetPaymentByOrderIdResponse  
 
 @_typing.final
 class ListPaymentsRequest(_message.Message):
-    """Request of ListPayments."""
+    """Request of ListPayments. A buyer names an order; a merchant may leave it out and search. One of order_id, customer_email and state goes with a period."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -891,14 +965,30 @@ class ListPaymentsRequest(_message.Message):
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """The order."""
+    """The order, or the merchant's own number of it; empty: payments of every order of the merchant."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
     page_size: _builtins.int
     """0 means 20; more than 100 is refused."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    customer_email: _builtins.str
+    """Only those of this customer of the merchant."""
+    state: Global___PaymentState.ValueType
+    """Only those in this state; unspecified shows all."""
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those created at or after this moment."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only those created before this moment."""
+
     def __init__(
         self,
         *,
@@ -906,10 +996,14 @@ class ListPaymentsRequest(_message.Message):
         merchant_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        customer_email: _builtins.str = ...,
+        state: Global___PaymentState.ValueType = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "customer_email", b"customer_email", "merchant_id", b"merchant_id", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

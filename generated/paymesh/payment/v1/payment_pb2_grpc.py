@@ -97,6 +97,7 @@ class PaymentServiceServicer:
     def CreatePayment(self, request, context):
         """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
         returns the same payment. order_rpc sends the order's data along and is not asked back.
+        A merchant names its own order number and amount: the order begins to exist with the payment, and the answer has a page and a token for the buyer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +147,7 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPayments(self, request, context):
-        """Lists every payment of an order, newest first.
+        """Lists payments, newest first: every one of an order, or those of a merchant that fit the filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

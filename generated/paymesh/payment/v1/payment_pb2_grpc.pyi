@@ -40,6 +40,7 @@ class PaymentServiceStub:
     CreatePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CreatePaymentRequest, _payment_pb2.CreatePaymentResponse]
     """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
     returns the same payment. order_rpc sends the order's data along and is not asked back.
+    A merchant names its own order number and amount: the order begins to exist with the payment, and the answer has a page and a token for the buyer.
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
@@ -56,7 +57,7 @@ class PaymentServiceStub:
     GetPaymentByOrderId: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentByOrderIdRequest, _payment_pb2.GetPaymentByOrderIdResponse]
     """Shows the live or successful payment of an order, else the newest one."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
-    """Lists every payment of an order, newest first."""
+    """Lists payments, newest first: every one of an order, or those of a merchant that fit the filters."""
 
 @_typing.type_check_only
 class PaymentServiceAsyncStub(PaymentServiceStub):
@@ -70,6 +71,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     CreatePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreatePaymentRequest, _payment_pb2.CreatePaymentResponse]  # type: ignore[assignment]
     """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
     returns the same payment. order_rpc sends the order's data along and is not asked back.
+    A merchant names its own order number and amount: the order begins to exist with the payment, and the answer has a page and a token for the buyer.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
@@ -86,7 +88,7 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     GetPaymentByOrderId: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentByOrderIdRequest, _payment_pb2.GetPaymentByOrderIdResponse]  # type: ignore[assignment]
     """Shows the live or successful payment of an order, else the newest one."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]  # type: ignore[assignment]
-    """Lists every payment of an order, newest first."""
+    """Lists payments, newest first: every one of an order, or those of a merchant that fit the filters."""
 
 class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes and shows payments. One live payment per (merchant, order)."""
@@ -109,6 +111,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_payment_pb2.CreatePaymentResponse, _abc.Awaitable[_payment_pb2.CreatePaymentResponse]]:
         """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
         returns the same payment. order_rpc sends the order's data along and is not asked back.
+        A merchant names its own order number and amount: the order begins to exist with the payment, and the answer has a page and a token for the buyer.
         """
 
     @_abc_1.abstractmethod
@@ -167,6 +170,6 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ListPaymentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ListPaymentsResponse, _abc.Awaitable[_payment_pb2.ListPaymentsResponse]]:
-        """Lists every payment of an order, newest first."""
+        """Lists payments, newest first: every one of an order, or those of a merchant that fit the filters."""
 
 def add_PaymentServiceServicer_to_server(servicer: PaymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

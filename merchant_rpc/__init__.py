@@ -1,0 +1,1 @@
+"""The merchant service: who may act for a merchant."""

@@ -1,0 +1,19 @@
+"""Configuration of merchant_rpc, read once in `__main__` from MERCHANT_RPC_* and PAYMESH_*."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mesh.settings import MeshSettings
+
+
+class MerchantSettings(MeshSettings):
+    """What merchant_rpc needs to know beyond what every process does.
+
+    Attributes:
+        database_pool_size: connections for writing, and as many for reading.
+    """
+
+    service: str = "merchant_rpc"
+    port: int = Field(9905, ge=0, le=65535)
+    database_pool_size: int = Field(16, ge=1, le=200)
