@@ -57,6 +57,8 @@ Identity
     claims          what tokens say
     signed_tokens   signatures of both kinds
     jwks            keys of an identity provider
+    token_issuers   our own issuers of user tokens, what each may claim, and how it signs
+    key_files       Ed25519 keys of processes and issuers
     revocations     tokens that are no longer believed
     token_cache     verified tokens for a moment
     extra_callers   callers that an operator admits

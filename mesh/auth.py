@@ -1,5 +1,6 @@
 """Authenticates users. A user token identifies the person, a caller token (`mesh.caller_tokens`)
-the sibling service; every server verifies both.
+the sibling service; every server verifies both. User tokens come from the identity provider and
+from three issuers of our own (`mesh.token_issuers`), each with a type, keys and claims of its own.
 
 The decoder takes the algorithm from our own key record, never from the token. It reads claims with
 exact types, because PyJWT alone accepts a token without `exp`, or with `exp` as text. Keys, revoked
@@ -18,27 +19,39 @@ import jwt
 
 from mesh.call import NOBODY, Caller, Role, Scope, current_caller
 from mesh.caller_tokens import CallerClaims, CallerTokens
-from mesh.claims import ClaimNames, Claims, invalid, subject_of
+from mesh.claims import ClaimNames, Claims, invalid, scopes_of, subject_of
 from mesh.clock import Clock
 from mesh.clock_skew import ClockSkewed, ClockWatch
 from mesh.errors import TokenExpired
 from mesh.files import Reloaded, fixed
 from mesh.ids import Ids
 from mesh.jwks import Key, read_jwks, secret_key
+from mesh.key_files import public_key_files, read_public_keys
 from mesh.policies import DEFAULT_MERCHANT
 from mesh.revocations import Revocations
 from mesh.secret_files import read_secrets
 from mesh.settings import MeshSettings
-from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, verified
+from mesh.signed_tokens import AUDIENCE, REMEMBER_SECONDS, Header, begins, judge, verified
 from mesh.token_cache import TokenCache
+from mesh.token_issuers import (
+    ISSUERS,
+    OWN_TYPE,
+    RESERVED_SUBJECTS,
+    OwnTokenSigner,
+    SpokenClaims,
+    TokenIssuer,
+    judged,
+)
 
 __all__ = [
     "NOBODY",
     "Caller",
     "CallerClaims",
     "CallerTokens",
+    "OwnTokenSigner",
     "Role",
     "Scope",
+    "TokenIssuer",
     "UserClaims",
     "UserTokenIssuer",
     "UserTokens",
@@ -47,7 +60,6 @@ __all__ = [
 ]
 
 USER_TYPE: Final = "at+jwt"  # RFC 9068
-AUDIENCE: Final = "paymesh"
 ISSUER: Final = "the issuer of user tokens"  # source name in `ClockWatch`
 LEEWAY_SECONDS = 30  # clock skew that is tolerated for user tokens
 USER_LIFETIME_SECONDS_MAX = 24 * 3600
@@ -64,6 +76,7 @@ class UserClaims:
     roles: frozenset[Role]
     expires_at_seconds: int
     token_id: str
+    order_id: str = ""  # of a checkout token: the one order that it is for
     callers: Mapping[Role, Caller] = field(repr=False, compare=False)
     validated_requests: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     charge: Callable[[int], None] = field(
@@ -83,12 +96,15 @@ class UserTokens:
         audience: str = AUDIENCE,
         types: Iterable[str] = (USER_TYPE,),
         names: ClaimNames | None = None,
+        own_keys: Mapping[str, Key] | Reloaded[dict[str, Key]] | None = None,
         revocations: Reloaded[Revocations] | None = None,
         watch: ClockWatch | None = None,
         cache: TokenCache[UserClaims] | None = None,
         monotonic: Callable[[], float] = monotonic,
     ) -> None:
+        """`keys` are the identity provider's, `own_keys` those of `mesh.token_issuers`."""
         self._keys = keys if isinstance(keys, Reloaded) else fixed(dict(keys))
+        self._own_keys = own_keys if isinstance(own_keys, Reloaded) else fixed(dict(own_keys or {}))
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
@@ -124,6 +140,13 @@ class UserTokens:
                 lambda: Revocations.of_file(revoked_file),
                 lambda: (revoked_file,),
             )
+        directory, own_keys = settings.caller_keys_dir, None
+        if directory is not None:
+            own_keys = Reloaded(
+                "keys of our own issuers",
+                lambda: _read_own_keys(directory),
+                lambda: public_key_files(directory),
+            )
         names = ClaimNames(
             roles=tuple(settings.user_token_roles_claims),
             role_names=settings.user_token_role_names,
@@ -142,6 +165,7 @@ class UserTokens:
             audience=settings.user_token_audience,
             types=settings.user_token_types,
             names=names,
+            own_keys=own_keys,
             revocations=revocations,
             watch=watch,
         )
@@ -166,7 +190,8 @@ class UserTokens:
             TokenInvalid: anything else.
             ClockSkewed: our clock looks wrong; another replica may accept the token.
         """
-        keys, revocations = self._keys.get(), self._revocations.get()
+        keys, own_keys = self._keys.get(), self._own_keys.get()
+        revocations = self._revocations.get()
         versions = self._versions()
         if versions != self._seen:  # a cached token may have become invalid
             self._seen = versions
@@ -175,16 +200,13 @@ class UserTokens:
         known = self._remembered.get(token, moment)
         if known is not None:
             return known
-        _, claims, everything = verified(token, keys, self._types)
-        judge(
-            claims,
-            issuer=self._issuer,
-            audience=self._audience,
-            lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX,
+        header, claims, everything = verified(
+            token, {**dict.fromkeys(self._types, keys), OWN_TYPE: own_keys}
         )
+        spoken = self._spoken(header, claims, everything)
         now_seconds = self._clock.now().timestamp()
         self._check_times(claims, now_seconds)
-        user = self._user(claims, everything)
+        user = self._user(claims, spoken)
         if revocations.hold(claims, subject=user.subject, merchant_id=user.merchant_id):
             raise invalid("revoked")
         self._remembered.put(
@@ -192,8 +214,29 @@ class UserTokens:
         )
         return user
 
-    def _versions(self) -> tuple[int, int]:
-        return self._keys.version, self._revocations.version
+    def _versions(self) -> tuple[int, int, int]:
+        return self._keys.version, self._own_keys.version, self._revocations.version
+
+    def _spoken(
+        self, header: Header, claims: Claims, everything: Mapping[str, Any]
+    ) -> SpokenClaims:
+        """What a token says about its user, by the rules of its issuer."""
+        if header.kind == OWN_TYPE:
+            return judged(header.kid, claims, everything)
+        judge(
+            claims,
+            issuer=self._issuer,
+            audience=self._audience,
+            lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX,
+        )
+        if claims.sub.lower().startswith(RESERVED_SUBJECTS):
+            raise invalid("sub")
+        roles = self._names.roles_of(everything)
+        return SpokenClaims(
+            roles=roles,
+            merchant_id=self._names.merchant_of(everything, roles),
+            scopes=scopes_of(everything),
+        )
 
     def _check_times(self, claims: Claims, now_seconds: float) -> None:
         early = begins(claims) - now_seconds
@@ -211,20 +254,28 @@ class UserTokens:
             raise invalid("not yet")
         raise TokenExpired
 
-    def _user(self, claims: Claims, everything: Mapping[str, Any]) -> UserClaims:
-        roles = self._names.roles_of(everything)
-        merchant_id = self._names.merchant_of(everything, roles)
+    def _user(self, claims: Claims, spoken: SpokenClaims) -> UserClaims:
         subject = subject_of(claims.sub)
         callers = {
-            role: Caller(role=role, subject=subject, merchant_id=merchant_id, roles=roles)
-            for role in (*roles, Role.PUBLIC)
+            role: Caller(
+                role=role,
+                subject=subject,
+                merchant_id=spoken.merchant_id,
+                roles=spoken.roles,
+                scopes=spoken.scopes,
+                order_id=spoken.order_id,
+                session_id=spoken.session_id,
+                minor_amounts=spoken.minor_amounts,
+            )
+            for role in (*spoken.roles, Role.PUBLIC)
         }
         return UserClaims(
             subject=subject,
-            merchant_id=merchant_id,
-            roles=roles,
+            merchant_id=spoken.merchant_id,
+            roles=spoken.roles,
             expires_at_seconds=int(claims.exp),
             token_id=claims.jti,
+            order_id=spoken.order_id,
             callers=callers,
             charge=self._remembered.charge,
         )
@@ -237,6 +288,14 @@ def _read_user_keys(secret_file: Path | None, jwks_file: Path | None) -> dict[st
     if jwks_file is not None:
         keys.update(read_jwks(jwks_file.read_bytes()))
     return keys
+
+
+def _read_own_keys(directory: Path) -> dict[str, Key]:
+    return {
+        name: Key("EdDSA", key)
+        for name, key in read_public_keys(directory).items()
+        if name in ISSUERS
+    }
 
 
 class UserTokenIssuer:

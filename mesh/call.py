@@ -60,6 +60,11 @@ class Caller:
     service: str = ""  # name in the caller token; "" without one
     on_behalf_of: str = ""  # user on whose behalf a service calls
     roles: frozenset[Role] = frozenset()
+    # what a MERCHANT may do, with what follows from it; None: anything
+    scopes: frozenset[str] | None = None
+    order_id: str = ""  # of a checkout token: the one order that it is for
+    session_id: str = ""  # of a member or operator who logged in
+    minor_amounts: bool = False  # a bare integer in an amount is minor units
 
     @property
     def key(self) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from mesh.call import Caller, Role
 from mesh.claims import Claims, invalid
@@ -21,9 +18,11 @@ from mesh.errors import TokenExpired
 from mesh.files import Reloaded, fixed
 from mesh.ids import Ids
 from mesh.jwks import Key
+from mesh.key_files import public_key_files, read_private_key, read_public_keys
 from mesh.settings import MeshSettings
 from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, verified
 from mesh.token_cache import TokenCache
+from mesh.token_issuers import NO_SERVICES
 
 CALLER_TYPE: Final = "paymesh-caller+jwt"
 # for our own processes: a clock that is off by a minute must not stop a mesh
@@ -33,9 +32,6 @@ CALLER_LIFETIME_SECONDS = 300
 CALLER_REUSE_SECONDS = 200
 # an older caller token is a replayed one, since no clock is off by so much
 SKEW_SECONDS_MAX = 24 * 3600
-
-_SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
-_CALLER_TYPES: Final = frozenset({CALLER_TYPE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +90,7 @@ class CallerTokens:
         """
         own, directory = settings.caller_key_file, settings.caller_keys_dir
         private_key = (
-            Reloaded("our caller key", lambda: _read_private_key(own), lambda: (own,))
+            Reloaded("our caller key", lambda: read_private_key(own), lambda: (own,))
             if own is not None
             else None
         )
@@ -102,8 +98,8 @@ class CallerTokens:
         if directory is not None:
             public_keys = Reloaded(
                 "keys of callers",
-                lambda: _caller_keys(_read_public_keys(directory)),
-                lambda: _public_key_files(directory),
+                lambda: _caller_keys(read_public_keys(directory)),
+                lambda: public_key_files(directory),
             )
         return cls(
             settings.service,
@@ -168,7 +164,7 @@ class CallerTokens:
         known = self._remembered.get(token, moment)
         if known is not None:
             return known
-        header, claims, everything = verified(token, keys, _CALLER_TYPES)
+        header, claims, everything = verified(token, {CALLER_TYPE: keys})
         judge(
             claims,
             issuer=header.kid,
@@ -213,26 +209,4 @@ class CallerTokens:
 
 
 def _caller_keys(public_keys: Mapping[str, Ed25519PublicKey]) -> dict[str, Key]:
-    return {name: Key("EdDSA", key) for name, key in public_keys.items()}
-
-
-def _read_private_key(file: Path) -> Ed25519PrivateKey:
-    key = load_pem_private_key(file.read_bytes(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{file}: not an Ed25519 key")  # noqa: TRY004 - the file is wrong, not our code
-    return key
-
-
-def _public_key_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.pub.pem"))
-
-
-def _read_public_keys(directory: Path) -> dict[str, Ed25519PublicKey]:
-    keys = {}
-    for file in _public_key_files(directory):
-        service = file.name.removesuffix(".pub.pem")
-        key = load_pem_public_key(file.read_bytes())
-        if _SERVICE.fullmatch(service) is None or not isinstance(key, Ed25519PublicKey):
-            raise ValueError(f"{file}: expected <service>.pub.pem with an Ed25519 public key")
-        keys[service] = key
-    return keys
+    return {name: Key("EdDSA", key) for name, key in public_keys.items() if name not in NO_SERVICES}

@@ -101,6 +101,24 @@ def subject_of(sub: str) -> str:
     return _DIGEST + base64.urlsafe_b64encode(hashlib.sha256(raw).digest()).rstrip(b"=").decode()
 
 
+def scopes_of(claims: Mapping[str, Any]) -> frozenset[str] | None:
+    """The claim `scopes` with what follows from it: a right to write includes reading. None
+    without the claim. Words that are no scope of ours grant nothing.
+
+    Raises:
+        TokenInvalid: it is neither a list of strings nor text.
+    """
+    if "scopes" not in claims:
+        return None
+    value = claims["scopes"]
+    words = value.split(" ") if isinstance(value, str) else _words("scopes", value)
+    return frozenset(words) | {
+        f"{area}:read"
+        for area, _, right in (word.partition(":") for word in words)
+        if right == "write"
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimNames:
     """The names of the claims in which an identity provider writes roles and tenant.

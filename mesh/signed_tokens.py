@@ -16,6 +16,7 @@ import msgspec
 from mesh.claims import Claims, invalid, read_claims
 from mesh.jwks import Key
 
+AUDIENCE: Final = "paymesh"
 TOKEN_BYTES_MAX = 8192
 REMEMBER_SECONDS: Final = 60  # how long a verified token is accepted from the cache
 
@@ -28,12 +29,17 @@ class Header(msgspec.Struct, frozen=True):
     typ: str
     kid: str = ""
 
+    @property
+    def kind(self) -> str:
+        """The type in lower case and without its optional beginning (RFC 7515, 4.1.9)."""
+        return self.typ.lower().removeprefix("application/")
+
 
 def verified(
-    token: str, keys: Mapping[str, Key], token_types: frozenset[str]
+    token: str, keys_of_types: Mapping[str, Mapping[str, Key]]
 ) -> tuple[Header, Claims, dict[str, Any]]:
     """Header and claims of a token after a check of format, type and signature. Claims are parsed
-    but not yet validated.
+    but not yet validated. Each type of token has keys of its own, so that a key signs no other.
     """
     if len(token) > TOKEN_BYTES_MAX or _COMPACT.fullmatch(token) is None:
         raise invalid("form")
@@ -41,7 +47,8 @@ def verified(
         header = msgspec.json.decode(_unbase64(token[: token.index(".")]), type=Header)
     except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError):
         raise invalid("form") from None
-    if header.typ.lower().removeprefix("application/") not in token_types:  # RFC 7515, 4.1.9
+    keys = keys_of_types.get(header.kind)
+    if keys is None:
         raise invalid("type")
     key = keys.get(header.kid)
     if key is None:

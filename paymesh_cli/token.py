@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 import jwt
 
-from mesh.auth import AUDIENCE, USER_LIFETIME_SECONDS_MAX, USER_TYPE, UserTokenIssuer
+from mesh.auth import USER_LIFETIME_SECONDS_MAX, USER_TYPE, UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from mesh.secret_files import read_secret
+from mesh.signed_tokens import AUDIENCE
 from paymesh_cli.options import installation_option, load_settings
 from paymesh_cli.supervisor.installation import Installation
 
