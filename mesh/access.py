@@ -38,11 +38,25 @@ class TextField:
 class Access:
     """The access rules of one method."""
 
-    __slots__ = ("_kind", "_merchant", "_public", "_services", "_user", "_user_roles")
+    __slots__ = (
+        "_admits_checkout",
+        "_kind",
+        "_merchant",
+        "_order",
+        "_public",
+        "_scopes",
+        "_services",
+        "_user",
+        "_user_roles",
+    )
 
     def __init__(self, policy: MethodPolicy) -> None:
         self._user_roles = tuple(role for role in _WIDEST_FIRST if role in policy.roles)
         self._public = Role.PUBLIC in policy.roles
+        self._scopes = policy.scopes
+        order_field = policy.checkout_order_field
+        self._admits_checkout = order_field is not None
+        self._order = TextField(order_field) if order_field else None
         self._services = policy.service_callers
         self._kind = policy.ownership.kind
         self._user = TextField(policy.ownership.user_field) if policy.ownership.user_field else None
@@ -56,13 +70,18 @@ class Access:
 
         Raises:
             Unauthenticated: the call has no token and the method is not public.
-            PermissionDenied: the call has a token and no rule admits it.
+            PermissionDenied: the call has a token and no rule admits it, or the token lacks a
+                scope, which is named, or it is for the checkout of one order.
         """
         if user is not None:
+            if user.order_id and not self._admits_checkout:
+                raise PermissionDenied("A checkout token may only pay its order.")
             callers = user.callers
             for role in self._user_roles:
                 caller = callers.get(role)
                 if caller is not None:
+                    if caller.scopes is not None and role is Role.MERCHANT:
+                        self._check_scopes(caller.scopes)
                     return caller
         if service is not None and service.service in self._services:
             return service.caller
@@ -71,6 +90,11 @@ class Access:
         if user is None and service is None:
             raise Unauthenticated
         raise PermissionDenied
+
+    def _check_scopes(self, scopes: frozenset[str]) -> None:
+        if not self._scopes <= scopes:
+            missing = " ".join(sorted(self._scopes - scopes))
+            raise PermissionDenied(f"The token lacks the scope {missing}.", missing_scope=missing)
 
     def own(self, request: Message, caller: Caller) -> None:
         """Fills the owner fields from the caller, or refuses a request that names another owner.
@@ -97,6 +121,12 @@ class Access:
             and self._user.get(request) != caller.subject
         ):
             self._bind(self._user, request, caller.subject)
+        if (
+            self._order is not None
+            and caller.order_id
+            and self._order.get(request) != caller.order_id
+        ):
+            self._bind(self._order, request, caller.order_id)
 
     def _bind(self, field: TextField, request: Message, owner: str) -> None:
         if not field.get(request):

@@ -25,6 +25,7 @@ CALLER: Final = "x-paymesh-caller"  # token of the calling service
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 TRACEPARENT: Final = "traceparent"
 REQUEST_ID: Final = "x-request-id"
+CLIENT_ADDRESS: Final = "x-paymesh-client-address"  # of a gateway: where its caller is
 REPLAYED: Final = "x-paymesh-idempotent-replayed"  # trailing: the response of an earlier call
 
 
@@ -107,6 +108,7 @@ class Call:
     idempotency_key: str = ""
     request_id: str = ""
     language: Language | None = None  # of the person who called; None: not given
+    client_address: str = ""  # of methods that want it: the address that the call came from
     # the error with which the pipeline ended the call: at its deadline, or because it was shed
     cut: MeshError | None = None
     is_running: bool = False  # counted in `Load.running`
@@ -150,6 +152,14 @@ def current_language() -> Language | None:
     """The language of the person who called; None when not given, or outside of a call."""
     call = CURRENT.get()
     return None if call is None else call.language
+
+
+def current_client_address() -> str:
+    """The address that the call came from; "" where the method does not want it, or outside of a
+    call.
+    """
+    call = CURRENT.get()
+    return "" if call is None else call.client_address
 
 
 def mark_effects() -> None:

@@ -42,6 +42,32 @@ def address_of(peer: str) -> str:
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer
 
 
+def is_relay(address: str, relays: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks of our own gateways."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in relays)
+
+
+def client_address(peer: str, told: str | None, relays: Sequence[Network]) -> str:
+    """The address that a call came from: what one of our gateways tells, else that of the peer.
+
+    Args:
+        peer: name of the peer in grpc.
+        told: by the metadata `x-paymesh-client-address`. Anybody may send it, so that it counts
+            from our gateways alone.
+    """
+    address = address_of(peer)
+    if told and is_relay(address, relays):
+        try:
+            return str(ipaddress.ip_address(told))
+        except ValueError:
+            pass
+    return address
+
+
 class CallerLimit:
     """The token buckets of one method."""
 
@@ -73,16 +99,9 @@ class CallerLimit:
             name = f"{caller.merchant_id}/{caller.subject}"
         else:
             address = address_of(context.peer())
-            if self._is_relay(address):
+            if is_relay(address, self._relays):
                 return
             name = network_of(address)
         missing_seconds = self._limiter.take(name)
         if missing_seconds:
             raise RateLimited(retry_after_seconds=missing_seconds)
-
-    def _is_relay(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._relays)

@@ -29,6 +29,7 @@ from mesh.auth import Caller, CallerClaims, CallerTokens, UserClaims, UserTokens
 from mesh.call import (
     AUTHORIZATION,
     CALLER,
+    CLIENT_ADDRESS,
     CURRENT,
     IDEMPOTENCY_KEY,
     REQUEST_ID,
@@ -40,7 +41,7 @@ from mesh.call import (
 from mesh.deadlines import DeadlineQueue
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, TokenInvalid
 from mesh.languages import ACCEPT_LANGUAGE, preferred
-from mesh.limits import CallerLimit, Network
+from mesh.limits import CallerLimit, Network, client_address
 from mesh.load import Load
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import SERVED
@@ -90,7 +91,7 @@ class Pipeline:
         load: Load,
         relays: Sequence[Network] = (),
     ) -> None:
-        """`relays` are the networks of our own gateways, see `CallerLimit`."""
+        """`relays` are the networks of our own gateways, see `CallerLimit` and `client_address`."""
         self.user_tokens = user_tokens
         self.caller_tokens = caller_tokens
         self.catalogue = catalogue
@@ -135,6 +136,7 @@ class _Method:
         "_names",
         "_path",
         "_refusals",
+        "_relays",
         "_requests",
         "_running",
         "_serialize",
@@ -142,6 +144,7 @@ class _Method:
         "_timeout_seconds",
         "_user_tokens",
         "_waiting",
+        "_wants_address",
     )
 
     def __init__(
@@ -163,6 +166,10 @@ class _Method:
             policy, self._access, handler.request_deserializer or bytes, request_class
         )
         self._names = _READ_ONCE | self._requests.bound_headers
+        self._wants_address = policy.wants_client_address
+        self._relays = pipeline.relays
+        if self._wants_address:
+            self._names |= {CLIENT_ADDRESS}
         self._timeout_seconds = policy.timeout_seconds
         # We do not end a call with an idempotency key at its deadline: its idempotency record keeps
         # the answer, and a server that has it should send it.
@@ -322,6 +329,10 @@ class _Method:
             call.request_id = values[REQUEST_ID]
         if ACCEPT_LANGUAGE in values:
             call.language = preferred(values[ACCEPT_LANGUAGE])
+        if self._wants_address:
+            call.client_address = client_address(
+                context.peer(), values.get(CLIENT_ADDRESS), self._relays
+            )
         return values
 
     def _ended(self, call: Call, code: int, started: float) -> None:

@@ -122,6 +122,8 @@ class Echo:
             remaining_ms=int(call.remaining_seconds() * 1000),
             on_behalf_of=caller.on_behalf_of,
             note=request.inner.note,
+            order_id=request.order_id,
+            client_address=call.client_address,
         )
 
 
