@@ -11,14 +11,23 @@ from time import monotonic
 from typing import Final, Protocol
 
 from gateway.binding import Binder
-from gateway.limits import RateLimit, bucket_of
+from gateway.limits import RateLimit, bucket_of, readable_address
 from gateway.request import Receive, Request, read_body
 from gateway.responses import Response, ResponseBuilder
 from gateway.schema import HttpRule, Method, Schema
 from gateway.settings import GatewaySettings
 from mesh.access import Access
 from mesh.auth import UserTokens
-from mesh.call import AUTHORIZATION, CURRENT, IDEMPOTENCY_KEY, REPLAYED, Call, Caller, Role
+from mesh.call import (
+    AUTHORIZATION,
+    CLIENT_ADDRESS,
+    CURRENT,
+    IDEMPOTENCY_KEY,
+    REPLAYED,
+    Call,
+    Caller,
+    Role,
+)
 from mesh.client import DEADLINE_MARGIN_SECONDS
 from mesh.errors import IdempotencyKeyMissing, InvalidArgument
 from mesh.policies import Idempotency
@@ -100,6 +109,7 @@ class RouteHandler:
         self._side_effects = policy.side_effects
         self._repeatable = policy.repeatable
         self._moves_money = policy.moves_money
+        self._wants_address = policy.wants_client_address
         self._binder = Binder(method, rule, schema.decoders)
         self._strict_binder = Binder(method, rule, schema.strict_decoders)
         self._responses = ResponseBuilder(method, rule, schema.encoders)
@@ -142,6 +152,10 @@ class RouteHandler:
         if self._side_effects:
             request.safe_to_retry = self._repeatable or bool(key)
         request.money_untouched = False
+        if self._wants_address:
+            address = readable_address(request.client)
+            if address:
+                metadata.append((CLIENT_ADDRESS, address))
         call = Call(
             trace=request.trace,
             deadline=monotonic() + self._timeout_seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from gateway.errors import RateLimited
@@ -30,6 +30,18 @@ def bucket_of(caller: Caller, address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(IPv6Network((parsed, _IPV6_NETWORK), strict=False))
+
+
+def readable_address(address: str) -> str:
+    """The address of a client in its usual form; "" for what is none. A proxy may write anything
+    where an address belongs.
+    """
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return str(mapped or parsed)
 
 
 class RateLimit:

@@ -20,12 +20,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 from paymesh.options.v1 import options_pb2  # noqa: F401 - puts what echo.proto imports into the pool
 
-from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
+from mesh.auth import CallerTokens, OwnTokenSigner, TokenIssuer, UserTokenIssuer, UserTokens
 from mesh.call import current_call, current_caller, current_idempotency_key, current_trace_id
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
+from mesh.jwks import Key, secret_key
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
+from mesh.token_issuers import ISSUERS
 
 PACKAGE = "paymesh.testing.v1"
 SERVICE = f"{PACKAGE}.EchoService"
@@ -183,6 +185,13 @@ class World:
             name: Ed25519PrivateKey.generate()
             for name in ("order_rpc", "payment_rpc", "echo_rpc", "stranger")
         }
+        self.own_keys = {name: Ed25519PrivateKey.generate() for name in ISSUERS}
+        self.user_tokens = UserTokens(
+            {"": secret_key(SECRET)},
+            clock=self.clock,
+            issuer="paymesh",
+            own_keys={name: Key("EdDSA", key.public_key()) for name, key in self.own_keys.items()},
+        )
 
     def settings(self, **changes: Any) -> MeshSettings:
         return MeshSettings(
@@ -214,6 +223,13 @@ class World:
             f"Bearer {self.issuer.issue(subject, roles=roles, merchant_id=merchant_id)}",
         )
 
+    def own_bearer(self, issuer: TokenIssuer, subject: str, **claims: Any) -> tuple[str, str]:
+        """A token of one of our own issuers, e.g. of a merchant's key."""
+        signer = OwnTokenSigner(
+            issuer, self.own_keys[issuer.key_id], clock=self.clock, ids=self.ids
+        )
+        return "authorization", f"Bearer {signer.sign(subject, lifetime_seconds=60, **claims)}"
+
     def service(
         self, name: str, *, target: str = "echo_rpc", on_behalf_of: str = ""
     ) -> tuple[str, str]:
@@ -228,7 +244,7 @@ class World:
             settings,
             clock=self.clock,
             ids=self.ids,
-            user_tokens=UserTokens.from_secret(SECRET, clock=self.clock),
+            user_tokens=self.user_tokens,
             caller_tokens=self.caller_tokens("echo_rpc"),
         )
         server.add(add_echo, servicer or Echo())

@@ -22,7 +22,7 @@ from prometheus_client import REGISTRY
 
 from mesh import logs
 from mesh.auth import UserTokens
-from mesh.call import Call, current_call, mark_replayed
+from mesh.call import Call, Role, current_call, mark_replayed
 from mesh.deadlines import DeadlineQueue
 from mesh.errors import Conflict, DeadlineExceeded, RemoteError, Unavailable, UpstreamUnavailable
 from mesh.load import Load
@@ -30,6 +30,7 @@ from mesh.pipeline import VALIDATED_BYTES_MAX, VALIDATED_REQUESTS_MAX, Pipeline
 from mesh.policies import PolicyInvalid, load_policies
 from mesh.server import Capture, MeshServer
 from mesh.streams import ServedStreams
+from mesh.token_issuers import CHECKOUT, MERCHANTS
 from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
 from mesh.validation import NAMED_MAX, broken_rules, violations_of
@@ -180,6 +181,57 @@ async def test_a_request_for_somebody_else_never_reaches_the_handler(world: Worl
         )
         assert error.reason == "NOT_FOUND"
     assert echo.calls == []
+
+
+async def test_a_key_without_a_scope_never_reaches_the_handler_and_hears_which_one_it_lacks(
+    world: World,
+) -> None:
+    echo = Echo()
+
+    def key(*scopes: str) -> tuple[str, str]:
+        return world.own_bearer(
+            MERCHANTS, "key:AK1", merchant_id="acme", roles=[Role.MERCHANT], scopes=scopes
+        )
+
+    async with stub_of(world, echo) as stub:
+        error = await refusal(stub.Own(EchoRequest(), metadata=[key("payments:write")]))
+        assert (error.reason, error.grpc_code, echo.calls) == ("PERMISSION_DENIED", 7, [])
+        assert error.metadata["missing_scope"] == "orders:read"
+        answer = await stub.Own(EchoRequest(), metadata=[key("orders:write")])
+        assert (answer.role, answer.merchant_id) == ("merchant", "acme")
+
+
+async def test_a_checkout_token_reaches_its_order_and_nothing_else(world: World) -> None:
+    order = "ORD01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    token = world.own_bearer(
+        CHECKOUT, f"ext:{order}", merchant_id="acme", roles=[Role.USER], order_id=order
+    )
+    echo = Echo()
+    async with stub_of(world, echo) as stub:
+        for request in (EchoRequest(), EchoRequest(order_id=order)):
+            answer = await stub.Pay(request, metadata=[token])
+            assert (answer.subject, answer.order_id) == (f"ext:{order}", order)
+        echo.calls.clear()
+        error = await refusal(stub.Pay(EchoRequest(order_id="2026-1"), metadata=[token]))
+        assert (error.reason, list(error.fields)) == ("PERMISSION_DENIED", ["order_id"])
+        error = await refusal(stub.Find(EchoRequest(order_id="2026-1"), metadata=[token]))
+        assert error.reason == "NOT_FOUND"
+        for method in (stub.Own, stub.Browse, stub.Write):
+            error = await refusal(method(EchoRequest(), metadata=[token]))
+            assert error.reason == "PERMISSION_DENIED"
+    assert echo.calls == []
+
+
+async def test_a_method_that_wants_it_knows_which_address_a_call_came_from(world: World) -> None:
+    told = ("x-paymesh-client-address", "203.0.113.9")
+    async with stub_of(world) as stub:
+        assert (await stub.Enter(EchoRequest(), metadata=[told])).client_address == "203.0.113.9"
+        assert (await stub.Enter(EchoRequest())).client_address == "127.0.0.1"
+        twice = await stub.Enter(EchoRequest(), metadata=[told, told])
+        assert twice.client_address == "127.0.0.1"
+        assert (await stub.Browse(EchoRequest(), metadata=[told])).client_address == ""
+    async with stub_of(world, relay_networks=("10.0.0.0/8",)) as stub:
+        assert (await stub.Enter(EchoRequest(), metadata=[told])).client_address == "127.0.0.1"
 
 
 async def test_the_development_only_is_not_found_in_production(world: World) -> None:

@@ -5,6 +5,7 @@ of a real server behind it would hide a fault.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.request import Request
 from gateway.schema import load_schema
 from gateway.settings import GatewaySettings
 from mesh.auth import UserTokenIssuer, UserTokens
-from mesh.call import CURRENT, IDEMPOTENCY_KEY, Call
+from mesh.call import CLIENT_ADDRESS, CURRENT, IDEMPOTENCY_KEY, Call
 from mesh.client import DEADLINE_MARGIN_SECONDS
 from mesh.errors import InvalidArgument
 from tests.support.fakes import FakeClock, FakeIds
@@ -42,10 +43,14 @@ class Recorder:
         raise NotImplementedError
 
 
-async def charge(server: Recorder, *headers: tuple[bytes, bytes]) -> None:
+async def charge(
+    server: Recorder, *headers: tuple[bytes, bytes], client: str = "10.1.2.3", wants: bool = False
+) -> None:
+    """A call of Charge from an address; with `wants` the method wants to know it."""
     method = next(
         each for each in SCHEMA.routed(development=True) if each.policy.method == "Charge"
     )
+    method = replace(method, policy=replace(method.policy, wants_client_address=wants))
     door = RouteHandler(
         method,
         method.rules[0],
@@ -71,7 +76,7 @@ async def charge(server: Recorder, *headers: tuple[bytes, bytes]) -> None:
             "method": "POST",
             "raw_path": b"/x",
             "query_string": b"",
-            "client": ("10.1.2.3", 5),
+            "client": (client, 5),
             "headers": given,
         }
     )
@@ -108,3 +113,26 @@ async def test_a_call_lasts_as_long_as_its_method_may() -> None:
         each.policy.timeout_seconds for each in SCHEMA.methods if each.policy.method == "Charge"
     )
     assert seconds / 2 < call.remaining_seconds() <= seconds + DEADLINE_MARGIN_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("", None),
+        ("unknown", None),
+        ("203.0.113.9\n", None),
+        ("\u0661", None),
+    ],
+)
+async def test_a_method_that_wants_the_address_of_the_client_is_told_it(
+    client: str, told: str | None
+) -> None:
+    server = Recorder()
+    forged = (CLIENT_ADDRESS.encode(), b"198.51.100.1")
+    await charge(server, forged, client=client, wants=True)
+    await charge(server, forged, client=client)
+    assert [metadata.get(CLIENT_ADDRESS) for metadata, _ in server.calls] == [told, None]

@@ -7,7 +7,7 @@ import pytest
 
 from mesh.call import NOBODY, Caller, Role
 from mesh.errors import RateLimited
-from mesh.limits import CallerLimit, address_of, network_of
+from mesh.limits import CallerLimit, address_of, client_address, network_of
 from mesh.policies import Limit
 
 
@@ -64,3 +64,27 @@ def test_a_caller_is_a_person_of_a_shop_or_a_network_and_a_sibling_is_nobody() -
     ]
     assert [taken(limit, NOBODY, f"ipv4:10.9.0.2:{n}") for n in range(3)] == [True, True, False]
     assert all(taken(limit, NOBODY, f"ipv4:10.1.2.3:{n}") for n in range(5))
+
+
+@pytest.mark.parametrize(
+    ("peer", "told", "address"),
+    [
+        # one of our gateways
+        ("ipv4:10.1.0.7:999", "203.0.113.9", "203.0.113.9"),
+        ("ipv4:10.1.0.7:999", "2001:DB8::1", "2001:db8::1"),
+        ("ipv4:10.1.0.7:999", None, "10.1.0.7"),
+        # it writes what is no address, or twice
+        ("ipv4:10.1.0.7:999", "", "10.1.0.7"),
+        ("ipv4:10.1.0.7:999", "unknown", "10.1.0.7"),
+        ("ipv4:10.1.0.7:999", "203.0.113.9, 198.51.100.1", "10.1.0.7"),
+        # anybody else
+        ("ipv4:198.51.100.1:999", "203.0.113.9", "198.51.100.1"),
+        ("ipv6:%5B2001:db8::7%5D:999", "203.0.113.9", "2001:db8::7"),
+        ("unix:/tmp/x", "203.0.113.9", "unix:/tmp/x"),
+    ],
+)
+def test_the_address_of_a_client_is_believed_from_our_own_gateways_alone(
+    peer: str, told: str | None, address: str
+) -> None:
+    relays = (ipaddress.ip_network("10.1.0.0/16"),)
+    assert client_address(peer, told, relays) == address
