@@ -38,6 +38,7 @@ Serving
     wire_errors     refusals on the wire and back
     call            the call that is being served
     policies        what the contract declares of each method
+    fingerprints    the meaning of a request for its idempotency key
     access          who may do what
     limits          rate limits of methods
     bounds          how large a request may be

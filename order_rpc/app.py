@@ -157,7 +157,7 @@ class OrderApp:
         """Puts the services of order_rpc behind a server's pipeline."""
         server.add(
             order_pb2_grpc.add_OrderServiceServicer_to_server,
-            OrderServicer(  # type: ignore[abstract]
+            OrderServicer(  # type: ignore[abstract]  # RegisterExternalOrder and ErasePersonalData follow
                 orders=self.orders,
                 payments=self.payments,
                 cancellations=self.cancellations,

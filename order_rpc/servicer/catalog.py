@@ -7,8 +7,9 @@ from typing import Any
 from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc
 
 from mesh.call import Role, current_caller, current_idempotency_key
+from mesh.fingerprints import fingerprint
 from mesh.money import DEFAULT_CURRENCY, Money, RequestedAmount
-from mesh.policies import DEFAULT_MERCHANT, fingerprint
+from mesh.policies import DEFAULT_MERCHANT
 from order_rpc.servicer.messages import (
     movement_message,
     product_fingerprint,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from paymesh.order.v1 import catalog_pb2, order_pb2
 
 from mesh.call import Caller, Role
+from mesh.fingerprints import fingerprint
 from mesh.money import Money, RequestedAmount
-from mesh.policies import fingerprint
 from mesh.times import timestamp
 from order_rpc.domain.order import Address, Order, OrderState, PayStatus, ShippingStatus
 from order_rpc.domain.order_line import NewLine, OrderLine, StockSource

@@ -7,8 +7,8 @@ from typing import Any
 
 from paymesh.seckill.v1 import activity_pb2
 
+from mesh.fingerprints import fingerprint
 from mesh.money import Money
-from mesh.policies import fingerprint
 from mesh.times import moment_of, timestamp
 from seckill_rpc.domain.activity import ActivityState, AdmissionMode
 from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, LiveNumbers

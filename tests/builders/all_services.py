@@ -13,6 +13,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
+from paymesh.merchant.v1 import api_key_pb2, member_pb2, merchant_pb2, session_pb2
 from paymesh.options.v1 import options_pb2
 from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, order_pb2_grpc, statistics_pb2
 from paymesh.payment.v1 import (
@@ -42,6 +43,7 @@ from tests.support.fakes import EPOCH, FakeClock, FakeIds
 from tests.support.sources import ROOT
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+MERCHANT_RPC = "merchant_rpc"
 
 
 MODULES = (
@@ -57,6 +59,10 @@ MODULES = (
     statistics_pb2,
     activity_pb2,
     seckill_pb2,
+    merchant_pb2,
+    member_pb2,
+    session_pb2,
+    api_key_pb2,
 )
 
 
@@ -88,8 +94,8 @@ class Kind:
     is_broken: bool = False  # shows something that no server takes
 
 
-def contract() -> list[MethodDescriptor]:
-    """Every method that the contract gives to a service that is served here."""
+def contract(*served: str) -> list[MethodDescriptor]:
+    """Every method that the contract gives to these processes, to all in SERVICES by default."""
     files = descriptor_pb2.FileDescriptorSet.FromString(
         (ROOT / "generated/paymesh/descriptors.binpb").read_bytes()
     )
@@ -101,8 +107,13 @@ def contract() -> list[MethodDescriptor]:
         for service in file.service
     ]
     services = [descriptor_pool.Default().FindServiceByName(name) for name in names]
-    assert {served_by(service) for service in services} == set(SERVICES)
-    return [method for service in services for method in service.methods]
+    assert {served_by(service) for service in services} == {*SERVICES, MERCHANT_RPC}
+    return [
+        method
+        for service in services
+        if served_by(service) in (served or SERVICES)
+        for method in service.methods
+    ]
 
 
 def served_by(service: Any) -> str:

@@ -23,11 +23,11 @@ import payment_rpc.tables
 import seckill_rpc.tables
 from gateway.schema import load_schema
 from mesh import requests
-from mesh.caller_tokens import _SERVICE
 from mesh.claims import MERCHANT_ID, ClaimNames, read_claims, subject_of
 from mesh.clock import SystemClock
 from mesh.errors import TokenInvalid
 from mesh.ids import UlidIds
+from mesh.key_files import _NAME
 from mesh.validation import violations_of
 
 TABLES = [
@@ -205,7 +205,7 @@ def test_who_somebody_is_never_ends_with_a_space() -> None:
         read_claims(b'{"iss": "i", "aud": "paymesh", "iat": 1, "exp": 2, "sub": "alice "}')
     with pytest.raises(TokenInvalid):
         ClaimNames().merchant_of({"merchant_id": "mall "}, frozenset())
-    assert [pattern.fullmatch("mall ") for pattern in (MERCHANT_ID, _SERVICE)] == [None, None]
+    assert [pattern.fullmatch("mall ") for pattern in (MERCHANT_ID, _NAME)] == [None, None]
     assert subject_of("alice ") == "enc:alice.20"
 
 

@@ -11,12 +11,12 @@ from mesh.access import Access
 from mesh.auth import CallerClaims, UserClaims
 from mesh.call import NOBODY, Caller, Role
 from mesh.errors import MeshError, NotFound, PermissionDenied, Unauthenticated
+from mesh.fingerprints import fingerprint
 from mesh.policies import (
     Idempotency,
     Limit,
     OwnershipKind,
     PolicyInvalid,
-    fingerprint,
     load_policies,
 )
 from tests.support.echo import PACKAGE, SERVICE, EchoRequest, Inner, echo_file, path
