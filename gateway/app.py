@@ -10,6 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
+from gateway.api_keys import ApiKeys
 from gateway.builtin_routes import BuiltinRoute, Health
 from gateway.cors import Cors
 from gateway.docs import docs_routes
@@ -50,10 +51,12 @@ class Gateway:
         upstreams: Mapping[str, Upstream],
         user_tokens: UserTokens,
         telemetry: Telemetry,
+        api_keys: ApiKeys | None = None,
     ) -> None:
         """
         Args:
             upstreams: the clients of the services of the contract by name, e.g. "payment_rpc".
+            api_keys: None refuses every API key.
 
         Raises:
             KeyError: a method is served by a service that is not in `upstreams`. TemplateInvalid:
@@ -86,6 +89,7 @@ class Gateway:
                 schema=schema,
                 upstream=upstreams[method.policy.served_by],
                 user_tokens=user_tokens,
+                api_keys=api_keys,
                 settings=settings,
                 limit=method.policy.limit and RateLimit(method.policy.limit, now=monotonic),
             )
@@ -194,7 +198,7 @@ class Gateway:
             package=handler.package,
             trace_id=request.trace.trace_id,
             language=request.language,
-            credentials=b"authorization" in request.headers,
+            credentials=b"authorization" in request.headers or b"x-api-key" in request.headers,
             safe_to_retry=request.safe_to_retry,
             money_untouched=request.money_untouched,
         )

@@ -12,6 +12,7 @@ from gateway.responses import Headers, Response
 
 _ALLOWED_HEADERS: Final = (
     "authorization",
+    "x-api-key",
     "content-type",
     "idempotency-key",
     "x-request-id",

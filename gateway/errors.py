@@ -101,6 +101,12 @@ class RateLimited(MeshError):
     reason = "RATE_LIMITED"
 
 
+class ApiKeyInvalid(Unauthenticated):
+    """The API key is not valid."""
+
+    reason = "API_KEY_INVALID"
+
+
 class Internal(MeshError):
     """Internal error."""
 

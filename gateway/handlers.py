@@ -10,7 +10,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
+from gateway.api_keys import ApiKeys, api_key_of
 from gateway.binding import Binder
+from gateway.errors import ApiKeyInvalid
 from gateway.limits import RateLimit, bucket_of, readable_address
 from gateway.request import Receive, Request, read_body
 from gateway.responses import Response, ResponseBuilder
@@ -93,8 +95,11 @@ class RouteHandler:
         user_tokens: UserTokens,
         settings: GatewaySettings,
         limit: RateLimit | None,
+        api_keys: ApiKeys | None = None,
     ) -> None:
-        """`limit` is passed in, because all handlers of a method share it."""
+        """`limit` is passed in, because all handlers of a method share it. Without `api_keys`, each
+        API key is refused.
+        """
         policy = method.policy
         self.route = rule.template.text
         self.package = policy.package
@@ -103,6 +108,7 @@ class RouteHandler:
         self._timeout_seconds = policy.timeout_seconds + DEADLINE_MARGIN_SECONDS
         self._call: Callable[..., Awaitable[tuple[bytes, Metadata]]] = upstream.call
         self._user_tokens = user_tokens
+        self._api_keys = api_keys
         self._access = Access(policy)
         self._limit = limit
         self._idempotency = policy.idempotency
@@ -138,7 +144,7 @@ class RouteHandler:
         """Turns a request into a call with its message and metadata. Raises MeshError."""
         metadata: list[tuple[str, str | bytes]] = []
         request.money_untouched = self._moves_money
-        caller = self._admit(request, metadata)
+        caller = await self._admit(request, metadata)
         key = self._idempotency_key(request, metadata)
         body, content_type = await self._read(request, receive)
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
@@ -166,11 +172,16 @@ class RouteHandler:
         )
         return call, message, metadata
 
-    def _admit(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> Caller:
+    async def _admit(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> Caller:
         """Authenticates the caller, checks its role and takes from its rate limit. The server
         checks the first two again; here they are refused before a body is read.
         """
         bearer = request.bearer()
+        api_key = api_key_of(request, bearer)
+        if api_key is not None:
+            if self._api_keys is None:
+                raise ApiKeyInvalid
+            bearer = await self._api_keys.token(api_key, request.client)
         if bearer is not None:
             metadata.append((AUTHORIZATION, f"Bearer {bearer}"))
         caller = request.caller = self._access.admit(

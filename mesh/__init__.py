@@ -62,6 +62,7 @@ Identity
     key_files       Ed25519 keys of processes and issuers
     revocations     tokens that are no longer believed
     token_cache     verified tokens for a moment
+    api_key_format  the form of API keys, and what is stored of them
     extra_callers   callers that an operator admits
     clock_skew      whose clock is wrong
 

@@ -26,13 +26,14 @@ from mesh.call import Call, current_trace_id
 
 _SECRET_NAMES = re.compile(
     r"authorization|bearer|token|secret|password|passwd|cvv|cvc|card_number|credit_card|private_key|signature|dsn|database_url"
-    r"|redis_url|x-paymesh-caller",
+    r"|redis_url|x-paymesh-caller|x-api-key|api_key$",
     re.IGNORECASE,
 )
 _HARMLESS_NAMES = frozenset({"token_id"})
 _TEXTS = (
     (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "***"),  # JWTs
+    (re.compile(r"pm[srp]k_[0-9A-Za-z_]+"), "***"),  # API keys, mistyped ones too
     # passwords in URLs
     (re.compile(r"://[^/\s:@]*:[^/\s@]+@"), "://***@"),
     # card numbers

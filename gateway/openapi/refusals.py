@@ -12,11 +12,14 @@ from mesh.call import Role
 from mesh.policies import Idempotency, OwnershipKind
 from mesh.wire_errors import COMMON, ErrorSpec
 
-# A token is verified and a body refused even where the method needs none.
+# A token or key is verified and a body refused even where the method needs none; clients that try
+# keys are held up.
 _ALWAYS: Final = (
     "INVALID_ARGUMENT",
     "TOKEN_EXPIRED",
     "TOKEN_INVALID",
+    "API_KEY_INVALID",
+    "RATE_LIMITED",
     "MALFORMED_BODY",
     "REQUEST_TIMEOUT",
     "HEADERS_TOO_LARGE",
@@ -60,7 +63,6 @@ def _common(method: Method, rule: HttpRule | None) -> frozenset[str]:
         (policy.side_effects, _EFFECT),
         (policy.idempotency is not Idempotency.NONE, _KEY),
         (policy.idempotency is Idempotency.REQUIRED, ("IDEMPOTENCY_KEY_MISSING",)),
-        (policy.limit is not None or policy.server_streaming, ("RATE_LIMITED",)),
         ("page_token" in method.input_type.fields_by_name, ("PAGE_TOKEN_INVALID",)),
     ]
     return frozenset(reason for applies, reasons in follows if applies for reason in reasons)

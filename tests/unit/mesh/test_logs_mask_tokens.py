@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from secrets import token_bytes
+
 import jwt
 import pytest
 
+from mesh.api_key_format import ApiKeyKind, new_key
 from mesh.logs import redacted
 
 TOKEN = jwt.encode(
@@ -99,3 +102,21 @@ def test_passwords_in_urls_are_masked() -> None:
         == "cannot reach mysql://***@db:3306/x"
     )
     assert "hunter2" not in redacted("redis://:hunter2@cache:6379/0")
+
+
+@pytest.mark.parametrize("text", ["{}", "key={}&x=1", '{{"k": "{}"}}', "({})", "at{}", "{}."])
+@pytest.mark.parametrize("mistyped", [False, True])
+def test_an_api_key_is_masked_wherever_it_stands(text: str, mistyped: bool) -> None:
+    key = new_key(ApiKeyKind.SECRET, is_test=False, random_bytes=token_bytes)
+    masked = redacted(text.format(key[:-3] if mistyped else key))
+    assert key[10:50] not in masked
+    assert "***" in masked
+
+
+@pytest.mark.parametrize("name", ["X-API-Key", "api_key"])
+def test_a_field_that_is_named_after_api_keys_is_masked(name: str) -> None:
+    assert redacted({name: "anything"}) == {name: "***"}
+
+
+def test_the_id_of_a_key_is_told() -> None:
+    assert redacted({"api_key_id": "AK01"}) == {"api_key_id": "AK01"}

@@ -83,6 +83,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The header Expect asks for something other than 100-continue."""
     ERROR_REASON_HTTP_VERSION_UNSUPPORTED: _ErrorReason.ValueType  # 29
     """The request line names another version of HTTP than 1.1 or 1.0."""
+    ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 30
+    """An API key is malformed, unknown, revoked, expired, of another mode, or not for this address; nobody is told which."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that do not belong to one service. Business codes follow the A/B/C scheme of source 001; each stands for one reason, in all packages together."""
@@ -145,6 +147,8 @@ ERROR_REASON_EXPECTATION_FAILED: ErrorReason.ValueType  # 28
 """The header Expect asks for something other than 100-continue."""
 ERROR_REASON_HTTP_VERSION_UNSUPPORTED: ErrorReason.ValueType  # 29
 """The request line names another version of HTTP than 1.1 or 1.0."""
+ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 30
+"""An API key is malformed, unknown, revoked, expired, of another mode, or not for this address; nobody is told which."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 class _Outcome:

@@ -478,12 +478,15 @@ class ExchangeApiKeyDigestResponse(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     IS_BOUND_TO_ADDRESS_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """Bearer token."""
     subject: _builtins.str
     """Subject of the token, as ListRevocations names it: "key:" and the key id."""
     is_bound_to_address: _builtins.bool
     """A key with an allow-list must be exchanged anew for another address."""
+    merchant_id: _builtins.str
+    """The merchant, as ListRevocations names it."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When it ends."""
@@ -495,10 +498,11 @@ class ExchangeApiKeyDigestResponse(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         subject: _builtins.str = ...,
         is_bound_to_address: _builtins.bool = ...,
+        merchant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_at", b"expires_at", "is_bound_to_address", b"is_bound_to_address", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_at", b"expires_at", "is_bound_to_address", b"is_bound_to_address", "merchant_id", b"merchant_id", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,7 +539,7 @@ class ListRevocationsResponse(_message.Message):
 
     @_builtins.property
     def merchant_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Merchants whose keys all ended, and those that were suspended."""
+        """Merchants that were suspended, resumed or closed: what their keys may do is asked anew."""
 
     def __init__(
         self,

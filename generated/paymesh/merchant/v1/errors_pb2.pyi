@@ -58,8 +58,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The only owner can neither leave nor become something else."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 17
     """There is no such session of the caller."""
-    ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 18
-    """The key is malformed, unknown, revoked, expired, of another mode, or not for this address; nobody is told which."""
     ERROR_REASON_API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 19
     """There is no such key of this merchant."""
     ERROR_REASON_API_KEY_LIMIT_REACHED: _ErrorReason.ValueType  # 20
@@ -110,8 +108,6 @@ ERROR_REASON_LAST_OWNER: ErrorReason.ValueType  # 16
 """The only owner can neither leave nor become something else."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 17
 """There is no such session of the caller."""
-ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 18
-"""The key is malformed, unknown, revoked, expired, of another mode, or not for this address; nobody is told which."""
 ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason.ValueType  # 19
 """There is no such key of this merchant."""
 ERROR_REASON_API_KEY_LIMIT_REACHED: ErrorReason.ValueType  # 20
