@@ -147,6 +147,12 @@ _TABLE: Final[Mapping[str, str]] = {
     "only order_rpc sends it": "此字段不可使用",
     "a payment can only ask for PAID": "不是可用的取值",
     "expected the name of a state such as SUCCESS": "不是可用的取值",
+    # API keys.
+    "only a restricted key names its scopes": "仅受限密钥可指定权限",
+    "is for people alone": "仅限成员使用",
+    "expected an address or a network such as 203.0.113.0/24": "须为地址或网段，例如 203.0.113.0/24",
+    "holds every address there is; leave the list empty": "包含所有地址，请留空",
+    "must be in the future": "须晚于当前时间",
     # Statements.
     "{0} does not fit {1}; possible: {2}": "该处理方式不适用",
     "about neither a payment nor a refund": "内容无效",

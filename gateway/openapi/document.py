@@ -48,7 +48,13 @@ _ACCEPT_LANGUAGE: Final[Node] = {
 _CREDENTIALS: Final = """A user token: a JWT with `iss`, `aud: paymesh`, `exp`, `sub`, `roles` and, for the tenant, `merchant_id`.
 
 It comes from the shop's identity provider, whose keys the mesh knows. A mesh for development makes one: `paymesh token --sub alice`, and for a
-shop's staff `paymesh token --sub clerk --role merchant`. Paste it here without the word `Bearer`."""
+shop's staff `paymesh token --sub clerk --role merchant`. Paste it here without the word `Bearer`.
+
+A merchant's program shows an API key (`pmsk_…`, `pmrk_…`) in the same place, or in `X-API-Key`."""
+_API_KEY: Final = """An API key of a merchant, e.g. `pmsk_test_…`, as CreateApiKey shows it once. `Authorization: Bearer` takes it too.
+
+`pmsk_` keys may do everything but manage members, `pmrk_` keys what they name, `pmpk_` keys only what needs no right. Keep all but `pmpk_` keys
+at your server: never in a page, an app or a URL."""
 
 
 def build_document(schema: Schema, *, development: bool) -> Node:
@@ -90,7 +96,13 @@ def build_document(schema: Schema, *, development: bool) -> Node:
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
                     "description": _CREDENTIALS,
-                }
+                },
+                "apiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": _API_KEY,
+                },
             },
         },
     }
@@ -113,7 +125,7 @@ class _Builder:
             "tags": [descriptor.containing_service.name],
             "summary": re.split(r"(?<=[.:;]) ", comment, maxsplit=1)[0].rstrip(".:;"),
             "description": self._describe(method, index, comment, roles),
-            "security": [{"bearer": []}] if "PUBLIC" not in roles else [],
+            "security": _security(method),
             "parameters": list(self._parameters(method, rule)),
             "responses": self.responses.of(method, rule),
         }
@@ -213,6 +225,13 @@ class _Builder:
         )
         required = any(is_required(field) for field in body.fields if field.name not in without)
         return {"required": required, "content": {"application/json": {"schema": schema}}}
+
+
+def _security(method: Method) -> list[Node]:
+    """Any one of the credentials that a method takes; none where it needs none."""
+    if Role.PUBLIC in method.policy.roles:
+        return []
+    return [{"bearer": []}, *([{"apiKey": []}] if Role.MERCHANT in method.policy.roles else [])]
 
 
 def _audience(schema: Schema, method: Method) -> int:

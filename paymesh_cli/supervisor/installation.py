@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mesh.files import PRIVATE_FILE, replace_file, write_draft
 
 PRIVATE_DIRECTORY = 0o700
-# services with a caller key of their own; the gateway only passes users' tokens on
-CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc")
+# processes with a caller key of their own; the gateway exchanges API keys with it
+CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc", "gateway")
 SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback", "seckill_ticket")
 _SECRET_BYTES = 32
 _LOCK_ATTEMPTS = 3
@@ -96,6 +96,11 @@ class Installation:
         return self.keys_dir / f"{name}.secret"
 
     @property
+    def pepper_file(self) -> Path:
+        """Peppers of API keys, see merchant_rpc/peppers.py. Lost with it are all keys."""
+        return self.keys_dir / "api_key.peppers"
+
+    @property
     def revoked_file(self) -> Path:
         """Revoked user tokens; the file may be absent."""
         return self.keys_dir / "revoked-tokens.jsonl"
@@ -127,6 +132,7 @@ class Installation:
                 directory.chmod(PRIVATE_DIRECTORY)
             for name in SECRETS:
                 _create_once(self.secret_file(name), secrets.token_hex(_SECRET_BYTES).encode())
+            _create_once(self.pepper_file, f"1:{secrets.token_hex(_SECRET_BYTES)}\n".encode())
             for service in CALLERS:
                 self._make_key_pair(service)
         except OSError as problem:

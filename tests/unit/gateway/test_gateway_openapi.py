@@ -65,11 +65,20 @@ def test_every_field_operation_and_service_has_its_comment() -> None:
 
 def test_public_methods_need_no_token_and_the_others_do() -> None:
     assert operation("get", "/api/v1/products")["security"] == []
-    assert operation("post", "/api/v1/orders")["security"] == [{"bearer": []}]
+    assert {"bearer": []} in operation("post", "/api/v1/orders")["security"]
     assert {"UNAUTHENTICATED", "PERMISSION_DENIED"} <= refusals("post", "/api/v1/orders")
     public = refusals("get", "/api/v1/products")
     assert public.isdisjoint({"UNAUTHENTICATED", "PERMISSION_DENIED"})
     assert {"TOKEN_EXPIRED", "TOKEN_INVALID"} <= public  # one that comes without need is looked at
+
+
+def test_an_api_key_is_shown_where_a_merchant_may_call() -> None:
+    schemes = DOCUMENT["components"]["securitySchemes"]
+    assert (schemes["apiKey"]["in"], schemes["apiKey"]["name"]) == ("header", "X-API-Key")
+    assert operation("post", "/api/v1/api-keys")["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert operation("post", "/api/v1/payment/charge")["security"] == [{"bearer": []}]
+    assert operation("post", "/api/v1/api-keys:exchange")["security"] == []
+    assert {"API_KEY_INVALID", "RATE_LIMITED"} <= refusals("get", "/api/v1/products")
 
 
 def test_rules_of_the_contract_become_rules_of_the_schema() -> None:
