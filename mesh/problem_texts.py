@@ -150,7 +150,8 @@ _TABLE: Final[Mapping[str, str]] = {
     # API keys.
     "only a restricted key names its scopes": "仅受限密钥可指定权限",
     "is for people alone": "仅限成员使用",
-    "expected an address or a network such as 203.0.113.0/24": "须为地址或网段，例如 203.0.113.0/24",
+    "expected an address or a network such as 203.0.113.0/24": "须为地址或网段，例如 "
+    "203.0.113.0/24",
     "holds every address there is; leave the list empty": "包含所有地址，请留空",
     "must be in the future": "须晚于当前时间",
     # Statements.

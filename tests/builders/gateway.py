@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pool
 from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc, order_pb2, order_pb2_grpc
 from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc, payment_pb2, payment_pb2_grpc
 
+from gateway.api_keys import ApiKeys, KeyService
 from gateway.app import Gateway
 from gateway.schema import Schema, load_schema
 from gateway.server import GatewayServer
@@ -308,10 +309,11 @@ async def gateway_world(
     *,
     schema: Schema = SCHEMA,
     serve: Callable[[MeshServer], None] | None = None,
+    key_service: KeyService | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """A running gateway before a running server of the shop (or of what `serve` adds to it); ends
-    both.
+    both. Without `key_service` there is no merchant_rpc.
     """
     clock, ids, shop, log = FakeClock(), FakeIds(), Shop(), io.StringIO()
     tokens = UserTokens.from_secret(SECRET, clock=clock)
@@ -344,12 +346,19 @@ async def gateway_world(
         for service in schema.served_by
     }
     telemetry = Telemetry(clock=clock, stream=log)
+    start = clock.now()
+
+    def seconds() -> float:
+        return (clock.now() - start).total_seconds()
+
+    api_keys = None if key_service is None else ApiKeys(key_service, clock=clock, now=seconds)
     application = Gateway(
         schema,
         settings=options,
         upstreams=channels,
         user_tokens=UserTokens.from_secret(SECRET, clock=clock),
         telemetry=telemetry,
+        api_keys=api_keys,
     )
     gateway = GatewayServer(application, options)
     await gateway.start()
