@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 from gateway.errors import ApiKeyInvalid, RateLimited
+from gateway.limits import readable_address
 from gateway.request import Request
 from mesh.api_key_format import PREFIX_CHARACTERS, begins_like_key, is_well_formed, key_sha256
 from mesh.clock import Clock
@@ -119,13 +120,15 @@ class ApiKeys:
         sha256 = key_sha256(key)
         known = self._known.get(sha256)
         if known is None:
-            known = self._known.get(sha256 + address.encode())
+            known = self._known.get(sha256 + readable_address(address).encode())
         moment = self._now()
         if known is None or moment >= known.until:
-            known = await self._exchanged(key, sha256, address, is_known=known is not None)
+            known = await self._exchanged(
+                key, sha256, readable_address(address), is_known=known is not None
+            )
         elif moment >= known.refresh_at:
             known.refresh_at = moment + RETRY_SECONDS
-            self._begin(key, sha256, address)
+            self._begin(key, sha256, readable_address(address))
         return known.key.token
 
     async def poll_once(self) -> int:

@@ -283,6 +283,22 @@ async def test_a_bound_key_is_not_lent_to_another_address_that_shows_it_at_once(
     assert isinstance(results[1], ApiKeyInvalid)
 
 
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [("::ffff:203.0.113.7", HOME), ("2001:DB8::7%eth0", "2001:db8::7"), ("unknown, '", "")],
+)
+async def test_merchant_rpc_gets_an_address_in_its_usual_form(
+    world: World, address: str, sent: str
+) -> None:
+    await world.token(address=address)
+    assert world.merchants.asked[0][2] == sent
+
+
+async def test_one_address_in_two_spellings_is_one(world: World) -> None:
+    world.merchants.bound[key_sha256(key())] = HOME
+    assert await world.token() == await world.token(address="::ffff:" + HOME) == "token 1"
+
+
 def revoked(*subjects: str, merchants: tuple[str, ...] = ()) -> RevokedKeys:
     return RevokedKeys(subjects=frozenset(subjects), merchant_ids=frozenset(merchants))
 
