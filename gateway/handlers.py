@@ -117,7 +117,11 @@ class RouteHandler:
         self._moves_money = policy.moves_money
         self._wants_address = policy.wants_client_address
         self._binder = Binder(method, rule, schema.decoders)
-        self._strict_binder = Binder(method, rule, schema.strict_decoders)
+        admits_merchants = Role.MERCHANT in policy.roles
+        self._strict_binder, self._minor_binder = (
+            Binder(method, rule, decoders) if admits_merchants else self._binder
+            for decoders in (schema.strict_decoders, schema.minor_decoders)
+        )
         self._responses = ResponseBuilder(method, rule, schema.encoders)
         self._body_bytes_max = min(method.body_bytes_max, settings.body_bytes_max)
         self._body_seconds_max = settings.request_body_seconds
@@ -147,7 +151,9 @@ class RouteHandler:
         caller = await self._admit(request, metadata)
         key = self._idempotency_key(request, metadata)
         body, content_type = await self._read(request, receive)
-        binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
+        binder = self._binder
+        if caller.role is Role.MERCHANT:
+            binder = self._minor_binder if caller.minor_amounts else self._strict_binder
         message = binder.bind(
             values=values,
             query=request.query,

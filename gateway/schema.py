@@ -21,7 +21,7 @@ from google.protobuf.descriptor import (
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from gateway.codec import Decoders, Encoders, UnsupportedField
+from gateway.codec import Decoders, Encoders, Numbers, UnsupportedField
 from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, spellings
 from gateway.routes import PathTemplate, TemplateInvalid
 from mesh.call import Role
@@ -90,6 +90,8 @@ class Schema:
     decoders: Decoders
     # for merchants, who must write amounts as strings: a number of theirs may be minor units
     strict_decoders: Decoders
+    # for those who have decided that their bare integers are minor units
+    minor_decoders: Decoders
 
     @property
     def served_by(self) -> tuple[str, ...]:
@@ -175,7 +177,8 @@ def load_schema(descriptor_set: bytes | None = None) -> Schema:
         errors=ErrorCatalogue.of_packages(packages, pool=pool),
         encoders=encoders,
         decoders=decoders,
-        strict_decoders=Decoders(numbers=False),
+        strict_decoders=Decoders(Numbers.REFUSED),
+        minor_decoders=Decoders(Numbers.MINOR),
     )
 
 
@@ -276,6 +279,15 @@ def _lint_spellings(message: Descriptor, seen: set[str]) -> Iterator[str]:
                 yield f"{message.full_name}: {name} means both {other} and {field.name}"
         if field_policy(field).number_ok and field.type != FieldDescriptor.TYPE_STRING:
             yield f"{field.full_name}: number_ok is for strings"
+        minor_field = message.fields_by_name.get(field_policy(field).minor_units_field)
+        if field_policy(field).minor_units_field and (
+            field.type != FieldDescriptor.TYPE_STRING
+            or field.is_repeated
+            or minor_field is None
+            or minor_field.type != FieldDescriptor.TYPE_INT64
+            or minor_field.is_repeated
+        ):
+            yield f"{field.full_name}: minor_units_field joins a string and an int64 beside it"
         if field.message_type is not None:
             yield from _lint_spellings(field.message_type, seen)
 

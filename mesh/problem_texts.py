@@ -107,6 +107,12 @@ _TABLE: Final[Mapping[str, str]] = {
     # Money.
     'expected a decimal string in major units such as "99.99"': "须为金额，例如 99.99",
     "must be greater than zero": "须大于零",
+    "must not be negative": "不能为负数",
+    "{0} could be {1} or {2}: send {3} or {4}": "{0} 可能表示 {1} 或 {2}，请改传 {3} 或 {4}",
+    "a bare integer could be major or minor units: send {0} or {1}": "整数的单位不明确，请改传 "
+    "{0} 或 {1}",
+    "{0} could be in major or in minor units: send {1} as text or {2}": "{0} "
+    "的单位不明确，请将 {1} 写成文本，或改传 {2}",
     "more than {0} digits": "超过 {0} 位数字",
     "more than {0} bytes": "超过 {0} 字节",
     "{0} has {1} digits after the point": "{0} 的小数位数为 {1}",

@@ -9,10 +9,12 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
+from gateway.codec.amounts import BareInteger, amount_reader, currency_names
 from gateway.codec.dialect import (
     DURATION,
     TIMESTAMP,
@@ -51,11 +53,18 @@ _WELL_KNOWN: Final[dict[str, _Convert]] = {TIMESTAMP: timestamp_fields, DURATION
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 
 
+class Numbers(Enum):
+    """What a JSON number means in a string field."""
+
+    TEXT = auto()  # its digits, where the contract has number_ok
+    REFUSED = auto()  # nothing: in an amount it may be in major or in minor units
+    MINOR = auto()  # minor units in an amount that has such a field beside it, else nothing
+
+
 class Decoders:
     """The decoders of a descriptor pool."""
 
-    def __init__(self, *, numbers: bool = True) -> None:
-        """`numbers` says whether a JSON number is taken where the contract has number_ok."""
+    def __init__(self, numbers: Numbers = Numbers.TEXT) -> None:
         self._numbers = numbers
         self._compiled: dict[str, Decoder] = {}
 
@@ -111,6 +120,8 @@ class Decoders:
         for field in descriptor.fields:
             entry = (field.name, self.value_of(field))
             table.update(dict.fromkeys(spellings(field), entry))
+        currencies = currency_names(descriptor)
+        takes_minor = self._numbers is Numbers.MINOR
 
         def decode(tree: object) -> Arguments:
             if not isinstance(tree, dict):
@@ -127,6 +138,10 @@ class Decoders:
                     raise FieldError(f"is given twice, as another spelling of {name}", key)
                 try:
                     arguments[name] = convert(value)
+                except BareInteger as bare:
+                    if not takes_minor:
+                        raise bare.inside_of(tree, currencies, key) from None
+                    bare.put_into(arguments, key)
                 except FieldError as mismatch:
                     raise mismatch.inside(key) from None
             return arguments
@@ -147,11 +162,13 @@ class Decoders:
             case FieldDescriptor.TYPE_BYTES:
                 return _bytes
             case _:
-                return (
-                    _string_or_number
-                    if self._numbers and field_policy(field).number_ok
-                    else _string
-                )
+                return self._text(field)
+
+    def _text(self, field: FieldDescriptor) -> _Convert:
+        policy = field_policy(field)
+        if self._numbers is Numbers.TEXT:
+            return _string_or_number if policy.number_ok else _string
+        return amount_reader(field) if policy.minor_units_field else _string
 
     def _map(self, key: FieldDescriptor, value: FieldDescriptor, *, most: int | None) -> _Convert:
         key_of = self.text_of(key)

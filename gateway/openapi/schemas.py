@@ -169,7 +169,13 @@ class Schemas:
     def _describe_input(self, schema: Schema, field: FieldDescriptor, direction: Direction) -> None:
         policy = field_policy(field)
         notes = [schema["description"]] if "description" in schema else []
-        if policy.number_ok:
+        if policy.minor_units_field and direction == "strict":
+            notes.append(
+                f"Text in major units. A bare integer is refused with both of its readings; where "
+                f"the merchant has decided that its integers are minor units, it means "
+                f"`{policy.minor_units_field}`."
+            )
+        elif policy.number_ok:
             notes.append(
                 "A JSON number is taken digit for digit; exponents are refused."
                 if direction == "in"
