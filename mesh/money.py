@@ -347,3 +347,24 @@ class RequestedAmount:
             InvalidArgument: the text is no amount of that currency, or empty; names `field`.
         """
         return Money.parse(self.text, currency, field=field, allow_zero=allow_zero)
+
+
+def amount_sent(
+    text: str, minor: int | None, currency: str, *, field: str, allow_zero: bool = False
+) -> Money | None:
+    """An amount that a request may spell in major units (`field`) or in minor ones
+    (`<field>_minor`); None when it does neither.
+
+    Raises:
+        InvalidArgument: both are given, or it is no amount of that currency; names the field.
+    """
+    other = f"{field}_minor"
+    if text and minor is not None:
+        problem = "only one of major and minor units may be given"
+        raise InvalidArgument(f"{field}: {problem}", fields={field: problem, other: problem})
+    if minor is None:
+        return Money.parse(text, currency, field=field, allow_zero=allow_zero) if text else None
+    currency_exponent(currency)
+    if not (0 if allow_zero else 1) <= minor < 10**DIGITS_MAX:
+        raise InvalidArgument.of(other, "must be greater than zero")
+    return Money(minor, currency)

@@ -24,6 +24,7 @@ _RULES: Final[Mapping[str, str]] = {
     "string.max_len": "must be at most {0} characters",
     "repeated.min_items": "must have at least {0} items",
     "repeated.max_items": "must have at most {0} items",
+    "map.max_pairs": "must have at most {0} entries",
     "enum.defined_only": NOT_POSSIBLE,
     "enum.in": NOT_POSSIBLE,
     "int.in": NOT_POSSIBLE,
@@ -118,6 +119,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "{0} has {1} digits after the point": "{0} 的小数位数为 {1}",
     "unknown currency, expected an ISO 4217 code such as CNY": "币种未知，例如 CNY",
     "their total has more than {0} digits": "总金额超过 {0} 位数字",
+    "only one of major and minor units may be given": "金额只能以一种单位填写",
     # Cards.
     "must be 13 to 19 digits": "须为 13 到 19 位数字",
     "fails the check digit": "卡号有误",
@@ -142,6 +144,15 @@ _TABLE: Final[Mapping[str, str]] = {
     "only 1 unit of {0} is left": "{0} 仅剩 1 件",
     "only {0} units of {1} are left": "{1} 仅剩 {0} 件",
     "the price is {0}": "当前价格为 {0}",
+    # Merchants' own orders.
+    "differs from the line before with this product": "与同一商品的前一行不一致",
+    "differs from the order with this number": "与该订单号的现有订单不一致",
+    "has the form of our own ids": "不能使用系统订单号的格式",
+    "is not an e-mail address": "不是有效的邮箱地址",
+    "must be in the future, at most 7 days away": "须晚于当前时间，且不超过 7 天",
+    "only a merchant may send it": "仅商户可填写此字段",
+    "only a buyer may send it": "仅买家可填写此字段",
+    "the lines, shipping and discount make {0}": "商品、运费与优惠合计为 {0}",
     # Payments and refunds.
     "at most {0} can be refunded": "最多可退 {0}",
     "is not the caller's": "不属于当前用户",

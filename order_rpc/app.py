@@ -36,6 +36,7 @@ from order_rpc.usecases.cancellations import Cancellations
 from order_rpc.usecases.catalog import Catalog
 from order_rpc.usecases.catalog_stock import CatalogStock
 from order_rpc.usecases.events import TOPIC
+from order_rpc.usecases.external_orders import ExternalOrders
 from order_rpc.usecases.journal import Journal
 from order_rpc.usecases.orders import Orders
 from order_rpc.usecases.outbox_to_payment import PaymentDestination, PaymentService
@@ -50,6 +51,7 @@ from order_rpc.workers import make_workers
 RETRY_CONSTRAINTS = (
     "pk_product",
     "uq_orders_client_request_id",
+    "uq_external_order_order_no",
     "pk_orders",
     "pk_allocation_step",
     "pk_statistic",
@@ -121,6 +123,9 @@ class OrderApp:
             group_max=config.hot_sku_group_size,
             seckill=seckill,
         )
+        self.external_orders = ExternalOrders(
+            db=db, clock=clock, ids=ids, journal=journal, payment_window=config.payment_window
+        )
         self.payments = Payments(db=db, clock=clock, service=payments, applier=payment_applier)
         self.cancellations = Cancellations(
             db=db,
@@ -157,12 +162,13 @@ class OrderApp:
         """Puts the services of order_rpc behind a server's pipeline."""
         server.add(
             order_pb2_grpc.add_OrderServiceServicer_to_server,
-            OrderServicer(  # type: ignore[abstract]  # RegisterExternalOrder and ErasePersonalData follow
+            OrderServicer(
                 orders=self.orders,
                 payments=self.payments,
                 cancellations=self.cancellations,
                 refunds=self.refunds,
                 shipments=self.shipments,
+                external=self.external_orders,
             ),
         )
         server.add(

@@ -25,6 +25,7 @@ from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
+from order_rpc.domain.external_order import OrderKind
 from order_rpc.domain.order import OrderState
 from order_rpc.domain.order_line import StockSource
 from order_rpc.domain.payment import Disposition
@@ -48,6 +49,9 @@ _STATE = Identifier(32)
 # For people, in any script; latin1 is still the default of many servers.
 _TEXT = String(200).with_variant(
     mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+)
+_DETAILS = Text().with_variant(
+    mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
 
 RESERVED, COMMITTED, RELEASED = "RESERVED", "COMMITTED", "RELEASED"
@@ -160,6 +164,13 @@ ORDERS = Table(
     Column("completed_at", UtcMillis, nullable=True),
     Column("cancelled_at", UtcMillis, nullable=True),
     Column("updated_at", UtcMillis, nullable=False),
+    Column("kind", _STATE, nullable=False, server_default=OrderKind.CATALOG.value),
+    CheckConstraint(one_of("kind", OrderKind), name="kind"),
+    # Whoever shows a checkout token of an external order is its buyer, and of no other order.
+    CheckConstraint(
+        "kind <> 'EXTERNAL' OR (SUBSTR(user_id, 1, 4) = 'ext:' AND SUBSTR(user_id, 5) = order_id)",
+        name="external_buyer",
+    ),
     CheckConstraint(one_of("state", OrderState), name="state"),
     CheckConstraint(one_of("refund_status", RefundStatus), name="refund_status"),
     CheckConstraint("shipping_minor >= 0 AND discount_minor >= 0", name="parts"),
@@ -185,6 +196,27 @@ ORDERS = Table(
     Index("ix_orders_state", "merchant_id", "state", "created_at", "order_id"),
     Index("ix_orders_user", "merchant_id", "user_id", "created_at", "order_id"),
     Index("ix_orders_user_state", "merchant_id", "user_id", "state", "created_at", "order_id"),
+)
+
+# What only merchants' own orders have, beside the table that every purchase writes.
+EXTERNAL_ORDER = Table(
+    "external_order",
+    metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("order_no", Identifier(64), nullable=True),  # NULL where the merchant gave none
+    Column("customer_digest", Identifier(64), nullable=True),  # of the address, for searches
+    Column("customer", _DETAILS, nullable=False),  # JSON; what is erased
+    Column("notify_url", String(520), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("erased_at", UtcMillis, nullable=True),
+    ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
+    # The merchant's number names one order for ever.
+    UniqueConstraint("merchant_id", "order_no", name="uq_external_order_order_no"),
+    CheckConstraint(
+        "erased_at IS NULL OR (customer = '{}' AND customer_digest IS NULL)", name="erased"
+    ),
+    Index("ix_external_order_customer", "merchant_id", "customer_digest", "created_at", "order_id"),
 )
 
 ORDER_ITEM = Table(

@@ -73,6 +73,14 @@ class OrderAlreadyPaid(MeshError):
     reason = "ORDER_ALREADY_PAID"
 
 
+class OrderExistsDifferent(MeshError):
+    """An order with this number of the merchant exists with other content. `fields` names what
+    differs.
+    """
+
+    reason = "ORDER_EXISTS_DIFFERENT"
+
+
 class OrderExpired(MeshError):
     """The time to pay is over."""
 

@@ -10,10 +10,12 @@ from enum import StrEnum
 from mesh.money import DIGITS_MAX, Money
 from mesh.state_machine import Described, StateMachine
 from order_rpc.domain.errors import OrderStateInvalid, TotalTooLarge
+from order_rpc.domain.external_order import ExternalDetails, OrderKind
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.refund import RefundStatus
 
+ERASE = "ERASE_PERSONAL_DATA"  # event of the history; no step of the state machine
 _MINOR_MAX = 10**DIGITS_MAX - 1
 
 
@@ -150,6 +152,7 @@ class Order:
     completed_at: datetime | None
     cancelled_at: datetime | None
     updated_at: datetime
+    external: ExternalDetails | None = None  # None: the prices are those of the catalogue
 
     @classmethod
     def place(
@@ -164,18 +167,18 @@ class Order:
         policy: MerchantPolicy = DEFAULT_POLICY,
         address: Address | None = None,
         client_request_id: str = "",
+        external: ExternalDetails | None = None,
+        own_terms: tuple[Money, Money] | None = None,
     ) -> Order:
-        """A new order that waits for its money.
+        """A new order that waits for its money. `own_terms`: shipping and discount as a merchant
+        says them of an external order, instead of those of the policy.
 
         Raises:
             TotalTooLarge: its total has more digits than an amount may have.
         """
         items = sum((line.amount for line in lines), Money.zero(lines[0].unit_price.currency))
-        shipping, discount, zero = (
-            policy.shipping_for(items),
-            policy.discount_for(items),
-            Money.zero(items.currency),
-        )
+        shipping, discount = own_terms or (policy.shipping_for(items), policy.discount_for(items))
+        zero = Money.zero(items.currency)
         if (items + shipping).minor > _MINOR_MAX:
             raise TotalTooLarge(fields={"items": f"their total has more than {DIGITS_MAX} digits"})
         return cls(
@@ -204,7 +207,18 @@ class Order:
             completed_at=None,
             cancelled_at=None,
             updated_at=at,
+            external=external,
         )
+
+    @property
+    def kind(self) -> OrderKind:
+        """Whose prices it has."""
+        return OrderKind.CATALOG if self.external is None else OrderKind.EXTERNAL
+
+    @property
+    def order_no(self) -> str:
+        """The merchant's own number of it, "" without one."""
+        return "" if self.external is None else self.external.order_no
 
     @property
     def items_amount(self) -> Money:
@@ -353,6 +367,29 @@ class Order:
             return self
         return replace(
             self, refunded=refunded, refund_status=status, version=self.version + 1, updated_at=at
+        )
+
+    def erase(self, *, at: datetime) -> Order:
+        """This order without what it says of people: its customer, its address, the merchant's
+        notes. Itself when that was done before.
+
+        Raises:
+            OrderStateInvalid: it is an order of the catalogue.
+        """
+        if self.external is None:
+            raise OrderStateInvalid(
+                "only an external order has a customer of its merchant",
+                state=self.state,
+                verb=ERASE,
+            )
+        if self.external.erased_at is not None and self.address is None:
+            return self
+        return replace(
+            self,
+            external=self.external.erased(at=at),
+            address=None,
+            version=self.version + 1,
+            updated_at=at,
         )
 
     def _step(self, verb: Verb, at: datetime) -> Order:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from mesh.money import Money, RequestedAmount
@@ -16,6 +16,7 @@ class StockSource(StrEnum):
 
     CATALOG = "CATALOG"  # the catalogue stock: reserved with the order
     ACTIVITY = "ACTIVITY"  # a flash sale, which took them from the catalogue stock before
+    MERCHANT = "MERCHANT"  # the merchant's own, of which we hold none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,10 @@ class OrderLine:
     def amount(self) -> Money:
         """Price of the whole line."""
         return self.unit_price.times(self.quantity)
+
+    def with_units(self, quantity: int) -> OrderLine:
+        """This line with another number of units."""
+        return replace(self, quantity=quantity)
 
 
 def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tuple[OrderLine, ...]:

@@ -12,6 +12,7 @@ from mesh.call import Caller, Role
 from mesh.fingerprints import fingerprint
 from mesh.money import Money, RequestedAmount
 from mesh.times import timestamp
+from order_rpc.domain.external_order import OrderKind
 from order_rpc.domain.order import Address, Order, OrderState, PayStatus, ShippingStatus
 from order_rpc.domain.order_line import NewLine, OrderLine, StockSource
 from order_rpc.domain.payment import Disposition, PaymentSnapshot
@@ -42,13 +43,16 @@ _PAY_STATUSES = _numbers(PayStatus, order_pb2.PayStatus, "PAY_STATUS")
 _SHIPPING_STATUSES = _numbers(ShippingStatus, order_pb2.ShippingStatus, "SHIPPING_STATUS")
 _REFUND_STATUSES = _numbers(RefundStatus, order_pb2.RefundStatus, "REFUND_STATUS")
 _REFUND_STATES = _numbers(RefundState, order_pb2.RefundRequestState, "REFUND_REQUEST_STATE")
+_KINDS = _numbers(OrderKind, order_pb2.OrderKind, "ORDER_KIND")
 _SOURCES = _numbers(StockSource, order_pb2.StockSource, "STOCK_SOURCE")
 _MOVEMENTS = _numbers(MovementKind, catalog_pb2.StockMovementKind, "STOCK_MOVEMENT_KIND")
 
 
-def order_message(order: Order) -> order_pb2.Order:
-    """An order as callers see it."""
-    return order_pb2.Order(
+def order_message(order: Order, caller: Caller) -> order_pb2.Order:
+    """An order as callers see it. What a merchant says of its customer and its own notes are not
+    for buyers: whoever has the link of a checkout page is one.
+    """
+    message = order_pb2.Order(
         order_id=order.order_id,
         merchant_id=order.merchant_id,
         user_id=order.user_id,
@@ -78,7 +82,20 @@ def order_message(order: Order) -> order_pb2.Order:
         completed_at=timestamp(order.completed_at),
         cancelled_at=timestamp(order.cancelled_at),
         updated_at=timestamp(order.updated_at),
+        kind=_KINDS[order.kind],
+        order_no=order.order_no,
+        amount_minor=order.amount.minor,
     )
+    if order.external is not None:
+        message.description = order.external.description
+        if caller.role is not Role.USER:
+            message.customer_email = order.external.customer_email
+            message.customer_name = order.external.customer_name
+            message.metadata.update(order.external.metadata)
+            message.notify_url = order.external.notify_url
+        for item in message.items:
+            item.attributes.update(order.external.attributes.get(item.sku_id, {}))
+    return message
 
 
 def refund_message(refund: RefundRequest) -> order_pb2.RefundRequest:

@@ -6,10 +6,15 @@ from typing import Any
 
 from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
-from mesh.call import current_caller, current_idempotency_key
+from mesh.call import Role, current_caller, current_idempotency_key
 from mesh.money import RequestedAmount
 from mesh.times import moment_of
 from order_rpc.servicer import messages
+from order_rpc.servicer.external_orders import (
+    external_order,
+    refuse_merchant_fields,
+    registered_order,
+)
 from order_rpc.servicer.messages import (
     DISPOSITIONS,
     STATES,
@@ -19,6 +24,7 @@ from order_rpc.servicer.messages import (
     step_message,
 )
 from order_rpc.usecases.cancellations import Cancellations
+from order_rpc.usecases.external_orders import ExternalOrders
 from order_rpc.usecases.orders import CreateOrder, ListOrders, Orders
 from order_rpc.usecases.payments import Payments, UpdateOrderStatus
 from order_rpc.usecases.refunds import RefundOrder, Refunds
@@ -36,17 +42,24 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         cancellations: Cancellations,
         refunds: Refunds,
         shipments: Shipments,
+        external: ExternalOrders,
     ) -> None:
         self._orders = orders
         self._payments = payments
         self._cancellations = cancellations
         self._refunds = refunds
         self._shipments = shipments
+        self._external = external
 
     async def CreateOrder(
         self, request: order_pb2.CreateOrderRequest, context: Any
     ) -> order_pb2.CreateOrderResponse:
-        """Creates an order."""
+        """Creates an order: a buyer's at our prices, or a merchant's at its own."""
+        caller = current_caller()
+        if caller.role is Role.MERCHANT:
+            external = await self._external.create(external_order(request), caller)
+            return order_pb2.CreateOrderResponse(order=order_message(external, caller))
+        refuse_merchant_fields(request)
         order = await self._orders.create(
             CreateOrder(
                 merchant_id=request.merchant_id,
@@ -59,9 +72,31 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 if request.HasField("shipping_address")
                 else None,
             ),
-            current_caller(),
+            caller,
         )
-        return order_pb2.CreateOrderResponse(order=order_message(order))
+        return order_pb2.CreateOrderResponse(order=order_message(order, caller))
+
+    async def RegisterExternalOrder(
+        self, request: order_pb2.RegisterExternalOrderRequest, context: Any
+    ) -> order_pb2.RegisterExternalOrderResponse:
+        """Registers the order of a payment that is about to begin."""
+        order, existed = await self._external.register(registered_order(request))
+        return order_pb2.RegisterExternalOrderResponse(
+            order=order_message(order, current_caller()), existed=existed
+        )
+
+    async def ErasePersonalData(
+        self, request: order_pb2.ErasePersonalDataRequest, context: Any
+    ) -> order_pb2.ErasePersonalDataResponse:
+        """Removes what an external order says of people."""
+        caller = current_caller()
+        order = await self._external.erase_personal_data(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            reason=request.reason,
+            caller=caller,
+        )
+        return order_pb2.ErasePersonalDataResponse(order=order_message(order, caller))
 
     async def GetOrder(
         self, request: order_pb2.GetOrderRequest, context: Any
@@ -73,7 +108,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             caller=current_caller(),
             seckill_ticket=request.seckill_ticket,
         )
-        return order_pb2.GetOrderResponse(order=order_message(order))
+        return order_pb2.GetOrderResponse(order=order_message(order, current_caller()))
 
     async def ListOrders(
         self, request: order_pb2.ListOrdersRequest, context: Any
@@ -88,11 +123,14 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 page_token=request.page_token,
                 created_from=moment_of(request, "created_from"),
                 created_before=moment_of(request, "created_before"),
+                order_no=request.order_no,
+                customer_email=request.customer_email,
             ),
             current_caller(),
         )
         return order_pb2.ListOrdersResponse(
-            orders=[order_message(order) for order in orders], next_page_token=next_page_token
+            orders=[order_message(order, current_caller()) for order in orders],
+            next_page_token=next_page_token,
         )
 
     async def CancelOrder(
@@ -105,7 +143,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             reason=request.reason,
             caller=current_caller(),
         )
-        return order_pb2.CancelOrderResponse(order=order_message(order))
+        return order_pb2.CancelOrderResponse(order=order_message(order, current_caller()))
 
     async def PayOrder(
         self, request: order_pb2.PayOrderRequest, context: Any
@@ -180,7 +218,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             tracking_number=request.tracking_number,
             caller=current_caller(),
         )
-        return order_pb2.ShipOrderResponse(order=order_message(order))
+        return order_pb2.ShipOrderResponse(order=order_message(order, current_caller()))
 
     async def CompleteOrder(
         self, request: order_pb2.CompleteOrderRequest, context: Any
@@ -189,7 +227,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         order = await self._shipments.complete(
             merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller()
         )
-        return order_pb2.CompleteOrderResponse(order=order_message(order))
+        return order_pb2.CompleteOrderResponse(order=order_message(order, current_caller()))
 
     async def SetShippingAddress(
         self, request: order_pb2.SetShippingAddressRequest, context: Any
@@ -201,7 +239,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             address=messages.address_of(request.address),
             caller=current_caller(),
         )
-        return order_pb2.SetShippingAddressResponse(order=order_message(order))
+        return order_pb2.SetShippingAddressResponse(order=order_message(order, current_caller()))
 
     async def GetOrderTimeline(
         self, request: order_pb2.GetOrderTimelineRequest, context: Any

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Row,
-    Select,
-    and_,
-    bindparam,
-    insert,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Row, Select, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Quarantine, readable_page
+from mesh.bad_rows import Quarantine
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
 from order_rpc.domain.errors import OrderNotFound
+from order_rpc.domain.external_order import ExternalDetails, OrderKind, is_order_id
 from order_rpc.domain.order import Address, Order, OrderState
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.refund import RefundStatus
+from order_rpc.store import external_orders
 from order_rpc.tables import ORDER_ITEM, ORDERS
 
-_HEAD = tuple(ORDERS.c)
-_LINE = (
+HEAD = tuple(ORDERS.c)
+LINE = (
     ORDER_ITEM.c.sku_id,
     ORDER_ITEM.c.name,
     ORDER_ITEM.c.unit_price_minor,
@@ -41,9 +32,8 @@ _LINE = (
     ORDER_ITEM.c.stock_source,
     ORDER_ITEM.c.activity_id,
 )
-_AnyRow = Row[*tuple[Any, ...]]
-_Whole = tuple[_AnyRow, Sequence[_AnyRow]]  # an order and its lines
-_WHOLE = select(*_HEAD, *_LINE).join(
+AnyRow = Row[*tuple[Any, ...]]
+_WHOLE = select(*HEAD, *LINE).join(
     ORDER_ITEM,
     (ORDER_ITEM.c.merchant_id == ORDERS.c.merchant_id)
     & (ORDER_ITEM.c.order_id == ORDERS.c.order_id),
@@ -82,27 +72,6 @@ _SAVE = (
     .values({name: bindparam(f"new_{name}") for name in _MUTABLE})
 )
 
-# By whether a page shows one buyer and whether it shows one state.
-_INDEXES = {
-    (False, False): "ix_orders_merchant",
-    (False, True): "ix_orders_state",
-    (True, False): "ix_orders_user",
-    (True, True): "ix_orders_user_state",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderPage:
-    """Which orders a page shows: those of a merchant, newest first, after a position."""
-
-    merchant_id: str
-    user_id: str  # "" shows those of every buyer
-    state: OrderState | None  # None shows every state
-    created_from: datetime | None = None  # None: from the first one on
-    created_before: datetime | None = None  # None: up to the last one
-    after: tuple[datetime, str] | None  # created_at and order_id of the last one seen
-    limit: int
-
 
 async def insert_orders(tx: AsyncConnection, *orders: Order) -> None:
     """Writes new orders with their lines."""
@@ -121,10 +90,12 @@ async def insert_orders(tx: AsyncConnection, *orders: Order) -> None:
                 "currency": order.amount.currency,
                 "created_at": order.created_at,
                 "expires_at": order.expires_at,
+                "kind": order.kind,
             }
             for order in orders
         ],
     )
+    await external_orders.insert_details(tx, orders)
     await tx.execute(
         _INSERT_ITEM,
         [
@@ -153,12 +124,18 @@ async def load_order(
     visible_to: Caller,
     for_update: bool = False,
 ) -> Order:
-    """One order; `for_update` locks it until the end of the transaction.
+    """One order by our id or its merchant's number; `for_update` locks it until the end of the
+    transaction.
 
     Raises:
         OrderNotFound: there is none, or it is not the caller's.
     """
     scope = visible_to.scope()
+    if not is_order_id(order_id):
+        order_id = (
+            await external_orders.order_id_of(tx, merchant_id=merchant_id, order_no=order_id)
+            or order_id
+        )
     rows = (
         await tx.execute(
             _BY_ID_LOCKED if for_update else _BY_ID, {"merchant": merchant_id, "order": order_id}
@@ -170,7 +147,8 @@ async def load_order(
         or scope.user_id not in {None, rows[0].user_id}
     ):
         raise OrderNotFound
-    return _order(rows[0], rows)
+    [details] = await external_orders.details_of(tx, rows[:1])
+    return order_of(rows[0], rows, details)
 
 
 async def find_by_request(
@@ -183,7 +161,7 @@ async def find_by_request(
         ORDERS.c.client_request_id == client_request_id,
     )
     rows = (await tx.execute(wanted.order_by(ORDER_ITEM.c.sku_id))).all()
-    return _order(rows[0], rows) if rows else None
+    return order_of(rows[0], rows, None) if rows else None  # a merchant's own has no such id
 
 
 async def existing(
@@ -256,78 +234,6 @@ async def save_order(tx: AsyncConnection, order: Order, *, read_version: int) ->
     )
 
 
-def page_statement(page: OrderPage, *, visible_to: Caller) -> Select[Any]:
-    """The query of one page; a test reads the EXPLAIN of each combination of filters."""
-    filters = [ORDERS.c.merchant_id == page.merchant_id, _visible(visible_to)]
-    if page.user_id:
-        filters.append(ORDERS.c.user_id == page.user_id)
-    if page.state is not None:
-        filters.append(ORDERS.c.state == page.state)
-    if page.created_from is not None:
-        filters.append(ORDERS.c.created_at >= page.created_from)
-    if page.created_before is not None:
-        filters.append(ORDERS.c.created_at < page.created_before)
-    if page.after is not None:
-        created_at, order_id = page.after
-        # In this form MySQL starts reading at the position; of (a < x OR (a = x AND b < y)) alone
-        # it makes two ranges and a sort.
-        filters += [
-            ORDERS.c.created_at <= created_at,
-            or_(ORDERS.c.created_at < created_at, ORDERS.c.order_id < order_id),
-        ]
-    statement = (
-        select(*_HEAD)
-        .where(*filters)
-        .order_by(ORDERS.c.created_at.desc(), ORDERS.c.order_id.desc())
-        .limit(page.limit)
-    )
-    # Left alone, the optimizer reads an index of fewer columns from its newest row on: at 200 000
-    # orders a page in the middle took 50 times longer.
-    is_of_a_buyer = bool(page.user_id) or visible_to.scope().user_id is not None
-    hint = f"FORCE INDEX ({_INDEXES[is_of_a_buyer, page.state is not None]})"
-    return statement.with_hint(ORDERS, hint, "mysql").with_hint(ORDERS, hint, "mariadb")
-
-
-async def list_orders(tx: AsyncConnection, page: OrderPage, *, visible_to: Caller) -> list[Order]:
-    """Orders of one page, newest first, without those that cannot be read."""
-
-    async def fetch(last: _Whole | None, limit: int) -> list[_Whole]:
-        after = page.after if last is None else (last[0].created_at, last[0].order_id)
-        return await _fetch(tx, replace(page, after=after, limit=limit), visible_to=visible_to)
-
-    return await readable_page(
-        fetch,
-        lambda whole: _order(*whole),
-        of="orders",
-        key=lambda whole: whole[0].order_id,
-        limit=page.limit,
-    )
-
-
-async def _fetch(tx: AsyncConnection, page: OrderPage, *, visible_to: Caller) -> list[_Whole]:
-    heads = (await tx.execute(page_statement(page, visible_to=visible_to))).all()
-    if not heads:
-        return []
-    # Lines never change, so that reading them in a second statement is safe.
-    wanted = select(ORDER_ITEM.c.order_id, *_LINE).where(
-        ORDER_ITEM.c.merchant_id == page.merchant_id,
-        ORDER_ITEM.c.order_id.in_([head.order_id for head in heads]),
-    )
-    lines: dict[str, list[_AnyRow]] = {}
-    for row in await tx.execute(wanted.order_by(ORDER_ITEM.c.order_id, ORDER_ITEM.c.sku_id)):
-        lines.setdefault(row.order_id, []).append(row)
-    return [(head, lines.get(head.order_id, [])) for head in heads]
-
-
-def _visible(caller: Caller) -> ColumnElement[bool]:
-    scope = caller.scope()
-    return and_(
-        true(),
-        *(() if scope.merchant_id is None else (ORDERS.c.merchant_id == scope.merchant_id,)),
-        *(() if scope.user_id is None else (ORDERS.c.user_id == scope.user_id,)),
-    )
-
-
 def _mutable(order: Order) -> dict[str, Any]:
     return {
         "state": order.state,
@@ -348,7 +254,8 @@ def _mutable(order: Order) -> dict[str, Any]:
     }
 
 
-def _order(head: _AnyRow, lines: Sequence[_AnyRow]) -> Order:
+def order_of(head: AnyRow, lines: Sequence[AnyRow], details: ExternalDetails | None) -> Order:
+    """The order of a row. Raises any exception when a row has an impossible value."""
     currency = stored_currency(head.currency)
 
     def money(minor: int) -> Money:
@@ -356,6 +263,8 @@ def _order(head: _AnyRow, lines: Sequence[_AnyRow]) -> Order:
 
     if not lines:
         raise ValueError("an order has no lines")
+    if (details is None) is (OrderKind(head.kind) is OrderKind.EXTERNAL):
+        raise ValueError("an external order has details, and no other")
     return Order(
         merchant_id=head.merchant_id,
         order_id=head.order_id,
@@ -381,6 +290,7 @@ def _order(head: _AnyRow, lines: Sequence[_AnyRow]) -> Order:
         completed_at=head.completed_at,
         cancelled_at=head.cancelled_at,
         updated_at=head.updated_at,
+        external=details,
         lines=tuple(
             OrderLine(
                 sku_id=line.sku_id,

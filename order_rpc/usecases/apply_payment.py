@@ -106,6 +106,7 @@ class PaymentApplier:
         wanted = self._policies.get(order.merchant_id, DEFAULT_POLICY).revives_if_stock
         return (
             wanted
+            and order.external is None  # its merchant was told that it is over
             and order.state is OrderState.CANCELLED
             and snapshot.can_revive(order)
             and await stock.has_units(tx, order)

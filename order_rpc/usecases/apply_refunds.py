@@ -5,6 +5,7 @@ once, brings its goods back once, and a full refund ends the order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import current_trace_id
 from mesh.money import Money
 from order_rpc.domain.order import Order, Verb
+from order_rpc.domain.order_line import StockSource
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind
 from order_rpc.domain.refund import (
@@ -139,6 +141,12 @@ class RefundApplier:
         cause: Cause,
         at: datetime,
     ) -> None:
+        ours = {
+            line.sku_id for line in order.lines if line.stock_source is not StockSource.MERCHANT
+        }
+        refund = replace(refund, lines=tuple(line for line in refund.lines if line.sku_id in ours))
+        if not refund.lines:
+            return
         await refunds.record_return(tx, refund, at=at)
         available = await stock.return_units(tx, order, refund.lines)
         for line in refund.lines:

@@ -4,19 +4,19 @@ catalogue has in that moment.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import idempotency
 from mesh.batching import Batching
-from mesh.call import Caller, current_trace_id, mark_replayed
+from mesh.call import Caller, Role, current_trace_id, mark_replayed
 from mesh.clock import Clock
+from mesh.customers import email_digest
 from mesh.db import Database
-from mesh.errors import IdempotencyKeyReused, MeshError, RemoteError
+from mesh.errors import IdempotencyKeyReused, MeshError, PermissionDenied, RemoteError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
@@ -26,9 +26,9 @@ from order_rpc.domain.order import Address, Order, OrderState
 from order_rpc.domain.order_line import NewLine, price_lines
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.product import Product
-from order_rpc.domain.refund import RefundStatus
-from order_rpc.store import catalog, orders, stock
-from order_rpc.store.orders import OrderPage
+from order_rpc.store import catalog, order_pages, orders, stock
+from order_rpc.store.order_pages import OrderPage
+from order_rpc.usecases.first_answers import answer_of, as_answered
 from order_rpc.usecases.journal import Journal, NewOrder, operator
 from order_rpc.usecases.outbox_to_seckill import SeckillService
 
@@ -60,6 +60,8 @@ class ListOrders:
     page_token: str  # "" means the first page
     created_from: datetime | None = None
     created_before: datetime | None = None
+    order_no: str = ""  # "" does not look for a number of the merchant
+    customer_email: str = field(default="", repr=False)  # "" shows those of every customer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,13 +184,20 @@ class Orders:
 
         Raises:
             PageTokenInvalid: the token was not made by us, or for another list or filter.
+            PermissionDenied: a buyer looks for customers of the merchant.
         """
+        if query.customer_email and caller.role is Role.USER:
+            raise PermissionDenied(fields={"customer_email": "only a merchant may send it"})
+        digest = email_digest(query.merchant_id, query.customer_email)
         selection = {
             "merchant_id": query.merchant_id,
             "user_id": query.user_id,
             "state": query.state or "",
             "created_from": _text(query.created_from),
             "created_before": _text(query.created_before),
+            # a token of before is good for a list without them
+            **({"order_no": query.order_no} if query.order_no else {}),
+            **({"customer": digest} if digest else {}),
         }
 
         async def read(after: tuple[Key, ...] | None, limit: int) -> Sequence[Order]:
@@ -199,11 +208,13 @@ class Orders:
                 limit=limit,
                 created_from=query.created_from,
                 created_before=query.created_before,
+                order_no=query.order_no,
+                customer_digest=digest,
                 after=None
                 if after is None
                 else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])),
             )
-            return await self._db.read(orders.list_orders, page, visible_to=caller)
+            return await self._db.read(order_pages.list_orders, page, visible_to=caller)
 
         return await self._page_tokens.page(
             read,
@@ -267,7 +278,7 @@ class Orders:
                 order_id=record.resource_id,
                 visible_to=request.caller,
             )
-            return _as_answered(order, record.answer or "{}"), True
+            return as_answered(order, record.answer or "{}"), True
         if command.client_request_id:
             earlier = await orders.find_by_request(
                 tx,
@@ -309,7 +320,7 @@ class Orders:
                     resource_id=order.order_id,
                     now=now,
                     retention=idempotency.OTHER_RETENTION,
-                    answer=_answer(order),
+                    answer=answer_of(order),
                 )
         new = [
             NewOrder(order=order, operator=operator(request.caller), trace_id=request.trace_id)
@@ -336,35 +347,3 @@ def _require_same(order: Order, command: CreateOrder) -> None:
 
 def _text(moment: datetime | None) -> str:
     return "" if moment is None else moment.isoformat()
-
-
-def _answer(order: Order) -> str:
-    """What a replay cannot read from the row, because it may have changed since."""
-    address = None if order.address is None else asdict(order.address)
-    return json.dumps({"state": order.state, "version": order.version, "address": address})
-
-
-def _as_answered(order: Order, answer: str) -> Order:
-    """The order as the first call saw it. Everything but these fields never changes."""
-    first = json.loads(answer)
-    state = OrderState(first["state"])
-    address = first.get("address")
-    zero = order.amount - order.amount
-    return replace(
-        order,
-        state=state,
-        version=first["version"],
-        paid_payment_id="",
-        updated_at=order.created_at,
-        paid_at=order.created_at if state is OrderState.PAID else None,
-        address=None if address is None else Address(**address),
-        captured=zero,
-        refunded=zero,
-        refund_status=RefundStatus.NONE,
-        carrier="",
-        tracking_number="",
-        cancel_reason="",
-        shipped_at=None,
-        completed_at=None,
-        cancelled_at=None,
-    )

@@ -219,6 +219,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "amount_minor": 1000,
         }
     ],
+    "external_order": [{"order_id": "ORD1", "order_no": "A-1", "customer": "{}"}],
     "reservation": [
         {"order_id": "ORD1", "sku_id": "mug", "generation": 1, "quantity": 2, "state": "COMMITTED"}
     ],

@@ -49,6 +49,21 @@ def an_order_is_made_once(crash: Crash) -> None:
     ends(crash, order_id, "CANCELLED")
 
 
+@dies_at("order.external.before_commit", "order.external.after_commit")
+def an_order_of_a_merchant_is_made_once(crash: Crash) -> None:
+    item = {"sku_id": "A-BIKE", "product_name": "A bike", "quantity": 1, "unit_price": "9.00"}
+    body = {"order_no": crash.key, "currency": "USD", "items": [item]}
+
+    def create() -> Answer:
+        return crash.clerk.post("/api/v1/orders", body)
+
+    crash.strike(create)
+    order = crash.again(create).data
+    found = crash.clerk.get(f"/api/v1/orders?order_no={crash.key}").data["orders"]
+    assert [each["order_id"] for each in found] == [order["order_id"]]
+    assert crash.clerk.post(f"/api/v1/orders/{crash.key}/cancel", {}).status in (200, 202)
+
+
 @dies_at("order.cancel.after_begin", "order.cancel.before_commit")
 @dies_at("outbox.relay.after_send", "outbox.relay.after_settle", variant="cancel")
 def a_cancel_is_finished(crash: Crash) -> None:

@@ -36,6 +36,12 @@ _allocations = partial(_mutant, "usecases/allocations.py")
 _shipments = partial(_mutant, "usecases/shipments.py")
 _stock = partial(_mutant, "store/stock.py")
 _order_rows = partial(_mutant, "store/orders.py")
+_order_pages = partial(_mutant, "store/order_pages.py")
+_external_rows = partial(_mutant, "store/external_orders.py")
+_external_orders = partial(_mutant, "usecases/external_orders.py")
+_external_order = partial(_mutant, "domain/external_order.py")
+_external_messages = partial(_mutant, "servicer/external_orders.py")
+_messages = partial(_mutant, "servicer/messages.py")
 _statistics = partial(_mutant, "store/statistics.py")
 _statistic_uses = partial(_mutant, "usecases/statistics.py")
 _order = partial(_mutant, "domain/order.py")
@@ -595,13 +601,13 @@ _ORDERS = [
         new="",
         fails=_in_create("test_an_order_of_somebody_else_is_not_found", on="sqlite-another shop"),
     ),
-    _order_rows(
+    _order_pages(
         "a list shows a buyer his own orders",
         old="*(() if scope.user_id is None else (ORDERS.c.user_id == scope.user_id,)))",
         new="*())",
         fails="test_order_list.py::test_a_list_shows_only_what_is_the_callers[sqlite-caller0-wanted0-5]",
     ),
-    _order_rows(
+    _order_pages(
         "and a shop its own",
         old="        *(() if scope.merchant_id is None else (ORDERS.c.merchant_id == "
         "scope.merchant_id,)),\n",

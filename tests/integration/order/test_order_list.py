@@ -18,8 +18,8 @@ from mesh.call import NOBODY, Caller, Role
 from mesh.errors import PageTokenInvalid, PermissionDenied
 from mesh.paging import PageTokens
 from order_rpc.domain.order import Order, OrderState
-from order_rpc.store import catalog, orders, statistics
-from order_rpc.store.orders import OrderPage
+from order_rpc.store import catalog, order_pages, orders, statistics
+from order_rpc.store.order_pages import OrderPage
 from order_rpc.tables import ORDERS, PRODUCT, STOCK, STOCK_MOVEMENT
 from order_rpc.usecases.orders import ListOrders
 from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, OrderApp, buyer, merchant, order_app
@@ -305,7 +305,7 @@ COMBINATIONS = list(
 async def test_every_page_of_orders_is_read_from_an_index_in_its_order(full: OrderApp) -> None:
     for user_id, state, after, caller in COMBINATIONS:
         page = OrderPage(merchant_id="mall", user_id=user_id, state=state, after=after, limit=21)
-        [step] = await explain(full, orders.page_statement(page, visible_to=caller))
+        [step] = await explain(full, order_pages.page_statement(page, visible_to=caller))
         assert "filesort" not in step["Extra"], (page, step)
         by_user = "_user" if user_id or caller.role is Role.USER else ""
         by_state = "_state" if state else ""
@@ -325,7 +325,7 @@ async def test_every_page_of_a_period_is_read_from_an_index_in_its_order(full: O
             created_from=EPOCH + timedelta(seconds=100),
             created_before=EPOCH + timedelta(seconds=600),
         )
-        [step] = await explain(full, orders.page_statement(page, visible_to=caller))
+        [step] = await explain(full, order_pages.page_statement(page, visible_to=caller))
         assert "filesort" not in step["Extra"], (page, step)
         assert step["type"] == "range", (page, step)
 

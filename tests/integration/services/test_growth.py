@@ -78,6 +78,7 @@ FOR_EVER = {
     "statement_difference": "evidence",
     "orders": "the books",
     "order_item": "the books",
+    "external_order": "a merchant's number names one order for ever",
     "reservation": "the books",
     "payment_disposition": "an order answers a payment alike for ever",
     "order_audit": "evidence",

@@ -69,6 +69,7 @@ LONG_FILES = {
     "bench/large_rows.py": "the SQL of all tables' rows",
     "gateway/protocol.py": "all that touches uvicorn's private classes (docs/decisions/0012)",
     "payment_rpc/audit/checks.py": "a list of queries, in groups",
+    "order_rpc/tables.py": "the declaration of all tables",
     "payment_rpc/tables.py": "the declaration of all tables",
 }
 

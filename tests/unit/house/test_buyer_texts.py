@@ -206,6 +206,7 @@ def test_every_rule_of_the_contract_has_words_in_both_languages() -> None:
         "min_items": "must contain at least {} item(s)",
         "max_items": "must contain no more than {} item(s)",
         "gte": "must be greater than or equal to {}",
+        "max_pairs": "map must be at most {} entries",
     }
     texts = set()
     for message in requests():
@@ -222,6 +223,8 @@ def test_every_rule_of_the_contract_has_words_in_both_languages() -> None:
         ("int32.lte", "does not match `x`"),
         ("int64.lte", "does not match `x`"),
         ("repeated.items", "does not match `x`"),
+        ("map.keys", "does not match `x`"),
+        ("map.values", "does not match `x`"),
     }:
         if "items" in name and "must" not in text:
             continue
@@ -241,7 +244,7 @@ def test_a_broken_rule_is_told_in_plain_words_of_either_language(
     field: str, value: object, english: str, chinese: str
 ) -> None:
     given = {"order_id": "ORD1", "merchant_id": "mall"} | {field: value}
-    refusal = broken_rules(violations_of(payment_pb2.ListPaymentsRequest(**given)))  # type: ignore[arg-type]
+    refusal = broken_rules(violations_of(order_pb2.ListOrderRefundsRequest(**given)))  # type: ignore[arg-type]
     assert refusal.fields == {field: english}
     assert problem_text(refusal.fields[field], Language.ZH) == chinese
     assert problem_text(refusal.fields[field], None) == english

@@ -265,6 +265,8 @@ class _StockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockSour
     """The shelf: reserved with the order."""
     STOCK_SOURCE_ACTIVITY: _StockSource.ValueType  # 2
     """A flash sale that took them from the shelf before."""
+    STOCK_SOURCE_MERCHANT: _StockSource.ValueType  # 3
+    """The merchant's own, of which we hold none."""
 
 class StockSource(_StockSource, metaclass=_StockSourceEnumTypeWrapper):
     """Whose units an order line takes."""
@@ -275,6 +277,8 @@ STOCK_SOURCE_CATALOG: StockSource.ValueType  # 1
 """The shelf: reserved with the order."""
 STOCK_SOURCE_ACTIVITY: StockSource.ValueType  # 2
 """A flash sale that took them from the shelf before."""
+STOCK_SOURCE_MERCHANT: StockSource.ValueType  # 3
+"""The merchant's own, of which we hold none."""
 Global___StockSource: _TypeAlias = StockSource  # noqa: Y015
 
 class _OrderKind:
@@ -507,12 +511,33 @@ class OrderItem(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SKU_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STOCK_SOURCE_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The product."""
     name: _builtins.str
@@ -525,6 +550,10 @@ class OrderItem(_message.Message):
     """unit_price × quantity."""
     stock_source: Global___StockSource.ValueType
     """Where its units come from."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Size, colour and the like, as a merchant said it of an order of its own."""
+
     def __init__(
         self,
         *,
@@ -534,10 +563,11 @@ class OrderItem(_message.Message):
         quantity: _builtins.int = ...,
         amount: _builtins.str = ...,
         stock_source: Global___StockSource.ValueType = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "name", b"name", "quantity", b"quantity", "sku_id", b"sku_id", "stock_source", b"stock_source", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attributes", b"attributes", "name", b"name", "quantity", b"quantity", "sku_id", b"sku_id", "stock_source", b"stock_source", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
