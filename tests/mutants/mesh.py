@@ -484,8 +484,8 @@ _WHO = [
     ),
     _access(
         "a service gains nothing by a user's call",
-        old="        if user is not None:\n            callers",
-        new="        if user is not None and service is None:\n            callers",
+        old="        if user is not None:\n            if user.order_id",
+        new="        if user is not None and service is None:\n            if user.order_id",
         fails=_unit("policies", "test_a_caller_gets_the_one_role_that_the_method_admits"),
     ),
     _access(

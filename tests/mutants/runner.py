@@ -41,6 +41,7 @@ COPIED = (
     "order_rpc",
     "payment_rpc",
     "seckill_rpc",
+    "merchant_rpc",
     "gateway",
     "sandbox",
     "paymesh_cli",

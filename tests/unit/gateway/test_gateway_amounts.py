@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2
 from paymesh.options.v1 import options_pb2
 
 from gateway.codec import Decoders, FieldError, read_json
+from gateway.codec.amounts import BareInteger
 from gateway.schema import SchemaInvalid, load_schema, message_class
 from mesh.languages import Language
 from mesh.problem_texts import problem_text
@@ -102,6 +103,15 @@ def test_a_price_of_a_line_is_read_in_the_currency_of_the_order() -> None:
     assert mismatch.problem == (
         '250 could be 250.00 or 2.50 EUR: send "unit_price":"2.50" or "unit_price_minor":250'
     )
+
+
+def test_the_currency_beside_an_amount_counts_before_the_one_around_it() -> None:
+    bare = BareInteger(250, "price", "price_minor")
+    bare.inside_of({"currency": "?"}, ["currency"], "price")
+    bare.inside_of({"currency": "EUR"}, ["currency"], "line")
+    bare.inside_of({"currency": "JPY"}, ["currency"], "lines")
+    assert bare.field == "lines.line.price"
+    assert bare.problem.startswith("250 could be 250.00 or 2.50 EUR")
 
 
 @pytest.mark.parametrize("decoders", [SCHEMA.strict_decoders, SCHEMA.minor_decoders])

@@ -9,21 +9,33 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paymesh.payment.v1 import payment_pb2
 
+from gateway.errors import MalformedBody
 from gateway.handlers import RouteHandler
 from gateway.request import Request
-from gateway.schema import load_schema
+from gateway.schema import Method, load_schema
 from gateway.settings import GatewaySettings
-from mesh.auth import UserTokenIssuer, UserTokens
-from mesh.call import CLIENT_ADDRESS, CURRENT, IDEMPOTENCY_KEY, Call
+from mesh.auth import OwnTokenSigner, UserTokenIssuer, UserTokens
+from mesh.call import CLIENT_ADDRESS, CURRENT, IDEMPOTENCY_KEY, Call, Role
 from mesh.client import DEADLINE_MARGIN_SECONDS
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, PermissionDenied
+from mesh.jwks import Key, secret_key
+from mesh.token_issuers import MERCHANTS
 from tests.support.fakes import FakeClock, FakeIds
 
 SCHEMA = load_schema()
 SECRET = b"s" * 32
 CLOCK = FakeClock()
 TOKEN = UserTokenIssuer(SECRET, clock=CLOCK, ids=FakeIds()).issue("alice")
+KEY = Ed25519PrivateKey.generate()
+USERS = UserTokens(
+    {"": secret_key(SECRET)},
+    clock=CLOCK,
+    issuer="paymesh",
+    own_keys={"merchant_rpc": Key("EdDSA", KEY.public_key())},
+)
 BODY = b'{"amount": "1", "order_id": "O"}'
 
 
@@ -34,23 +46,30 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[dict[str, str | bytes], Call | None]] = []
+        self.requests: list[bytes] = []
 
-    async def call(self, _path: str, _request: bytes, *, metadata: Any = ()) -> tuple[bytes, Any]:
+    async def call(self, _path: str, request: bytes, *, metadata: Any = ()) -> tuple[bytes, Any]:
         self.calls.append((dict(metadata), CURRENT.get()))
+        self.requests.append(request)
         return b"", ()
 
     def stream(self, _path: str, _request: bytes, *, metadata: Any = ()) -> AsyncGenerator[bytes]:
         raise NotImplementedError
 
 
-async def charge(
-    server: Recorder, *headers: tuple[bytes, bytes], client: str = "10.1.2.3", wants: bool = False
+def method_of(name: str) -> Method:
+    return next(each for each in SCHEMA.routed(development=True) if each.policy.method == name)
+
+
+async def post(
+    server: Recorder,
+    method: Method,
+    body: bytes,
+    *headers: tuple[bytes, bytes],
+    token: str = TOKEN,
+    client: str = "10.1.2.3",
 ) -> None:
-    """A call of Charge from an address; with `wants` the method wants to know it."""
-    method = next(
-        each for each in SCHEMA.routed(development=True) if each.policy.method == "Charge"
-    )
-    method = replace(method, policy=replace(method.policy, wants_client_address=wants))
+    """A call over HTTP from an address, which succeeds."""
     door = RouteHandler(
         method,
         method.rules[0],
@@ -58,17 +77,17 @@ async def charge(
         upstream=server,
         settings=GatewaySettings(),
         limit=None,
-        user_tokens=UserTokens.from_secret(SECRET, clock=CLOCK),
+        user_tokens=USERS,
     )
     given = [
-        (b"authorization", b"Bearer " + TOKEN.encode()),
+        (b"authorization", b"Bearer " + token.encode()),
         (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(BODY)),
+        (b"content-length", b"%d" % len(body)),
         *headers,
     ]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": BODY}
+        return {"type": "http.request", "body": body}
 
     request = Request(
         {
@@ -82,6 +101,15 @@ async def charge(
     )
     answer = await door.serve(request, receive, ())
     assert answer.status < 400
+
+
+async def charge(
+    server: Recorder, *headers: tuple[bytes, bytes], client: str = "10.1.2.3", wants: bool = False
+) -> None:
+    """A call of Charge from an address; with `wants` the method wants to know it."""
+    method = method_of("Charge")
+    method = replace(method, policy=replace(method.policy, wants_client_address=wants))
+    await post(server, method, BODY, *headers, client=client)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +164,35 @@ async def test_a_method_that_wants_the_address_of_the_client_is_told_it(
     await charge(server, forged, client=client, wants=True)
     await charge(server, forged, client=client)
     assert [metadata.get(CLIENT_ADDRESS) for metadata, _ in server.calls] == [told, None]
+
+
+def key(*scopes: str, minor_amounts: bool = False) -> str:
+    """The token of a merchant's key."""
+    return OwnTokenSigner(MERCHANTS, KEY, clock=CLOCK, ids=FakeIds()).sign(
+        "key:AK1",
+        merchant_id="acme",
+        roles=[Role.MERCHANT],
+        lifetime_seconds=30,
+        scopes=scopes,
+        minor_amounts=minor_amounts,
+    )
+
+
+async def test_a_merchants_integers_mean_what_its_token_says() -> None:
+    method, body = method_of("CreatePayment"), b'{"order_id": "7", "amount": 10000}'
+    server = Recorder()
+    with pytest.raises(MalformedBody) as refused:
+        await post(server, method, body, token=key("payments:write"))
+    assert list(refused.value.fields) == ["amount"]
+    assert server.requests == []
+    await post(server, method, body, token=key("payments:write", minor_amounts=True))
+    [sent] = map(payment_pb2.CreatePaymentRequest.FromString, server.requests)
+    assert (sent.amount, sent.amount_minor) == ("", 10000)
+
+
+async def test_a_key_without_the_scope_is_refused_before_its_body_is_read() -> None:
+    server = Recorder()
+    with pytest.raises(PermissionDenied) as refused:
+        await post(server, method_of("CreatePayment"), b"{", token=key("payments:read"))
+    assert refused.value.metadata == {"missing_scope": "payments:write"}
+    assert server.calls == []

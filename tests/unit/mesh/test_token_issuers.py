@@ -379,15 +379,23 @@ def test_the_identity_providers_key_signs_no_token_of_our_own_type(tokens: UserT
 def test_a_type_of_the_identity_provider_in_the_settings_opens_no_type_of_our_own(
     clock: FakeClock,
 ) -> None:
+    """Even where the provider names one of its keys as ours is named."""
+    theirs = Ed25519PrivateKey.generate()
     tokens = UserTokens(
-        {"": secret_key(SECRET)},
+        {"operators": Key("EdDSA", theirs.public_key())},
         clock=clock,
-        issuer="paymesh",
+        issuer="paymesh-operators",
         types=["at+jwt", "paymesh-user+jwt"],
+        own_keys={"operators": Key("EdDSA", KEYS["operators"].public_key())},
     )
-    payload = {**COMMON, "iss": "paymesh", "exp": NOW + 60, "sub": "alice", "roles": ["admin"]}
-    token = jwt.encode(payload, SECRET, algorithm="HS256", headers={"typ": "paymesh-user+jwt"})
-    with pytest.raises(TokenInvalid, match=r"\(key\)"):
+    assert tokens.verify(own("operators")).roles == {Role.ADMIN}
+    token = jwt.encode(
+        {**COMMON, **CLAIMS["operators"]},
+        theirs,
+        algorithm="EdDSA",
+        headers={"typ": "paymesh-user+jwt", "kid": "operators"},
+    )
+    with pytest.raises(TokenInvalid, match=r"\(signature\)"):
         tokens.verify(token)
 
 
