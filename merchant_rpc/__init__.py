@@ -1,1 +1,15 @@
-"""The merchant service: who may act for a merchant."""
+"""Merchants, the people who work for them and their API keys, in one database. Speaks
+`paymesh.merchant.v1`.
+
+Where each RPC is implemented, below `usecases/`:
+
+    sign_ups.py        SignUp, ConfirmSignUp; the worker that lets unconfirmed ones expire
+    merchants.py       GetMerchant, ListMerchants, ActivateMerchant, SuspendMerchant,
+                       ResumeMerchant, CloseMerchant, ListAdminActions
+    shop_settings.py   GetSettings, UpdateSettings, ListSettingsVersions, GetMerchantSettings
+    members.py         ListMembers, SetMemberRole, RemoveMember
+    invitations.py     InviteMember, AcceptInvitation
+
+They share `actions.py` (the log of what people did, in the transaction of the change),
+`one_time_links.py` (links that work once) and `mail.py` (messages to people, through the outbox).
+"""

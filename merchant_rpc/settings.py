@@ -12,8 +12,12 @@ class MerchantSettings(MeshSettings):
 
     Attributes:
         database_pool_size: connections for writing, and as many for reading.
+        public_url: where people reach us; the links of mails begin with it.
+        scan_interval_seconds: pause between rounds of deliveries that found nothing to do.
     """
 
     service: str = "merchant_rpc"
     port: int = Field(9905, ge=0, le=65535)
     database_pool_size: int = Field(16, ge=1, le=200)
+    public_url: str = Field("http://127.0.0.1:8080", pattern=r"^https?://[!-~]{1,200}$")
+    scan_interval_seconds: float = Field(0.5, gt=0, le=600)

@@ -27,7 +27,16 @@ from tests.support.sources import parsed
 from tools.servers import missing
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("mesh", "payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox", "paymesh_cli")
+PACKAGES = (
+    "mesh",
+    "payment_rpc",
+    "order_rpc",
+    "seckill_rpc",
+    "merchant_rpc",
+    "gateway",
+    "sandbox",
+    "paymesh_cli",
+)
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
 
@@ -40,6 +49,7 @@ ERROR_DOMAINS = {
     "payment_rpc": ("paymesh.payment.v1", COMMON),
     "order_rpc": ("paymesh.order.v1", COMMON),
     "seckill_rpc": ("paymesh.seckill.v1", COMMON),
+    "merchant_rpc": ("paymesh.merchant.v1", COMMON),
 }
 
 # What is longer than the limits, with the reason. One that has become shorter fails too.
@@ -355,7 +365,9 @@ def test_no_float_comes_near_money() -> None:
 
 def test_the_domain_never_divides_and_knows_no_fraction() -> None:
     found = []
-    for path in sources("payment_rpc/domain", "order_rpc/domain", "seckill_rpc/domain"):
+    for path in sources(
+        "payment_rpc/domain", "order_rpc/domain", "seckill_rpc/domain", "merchant_rpc/domain"
+    ):
         calls = [
             node
             for node in nodes_of(path)
@@ -377,7 +389,7 @@ def test_the_domain_never_divides_and_knows_no_fraction() -> None:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("service", ["payment_rpc", "order_rpc", "seckill_rpc"])
+@pytest.mark.parametrize("service", ["payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc"])
 def test_the_domain_imports_the_standard_library_and_pure_modules_of_mesh(service: str) -> None:
     ours = re.compile(rf"mesh\.(errors|money|state_machine)|{service}\.domain(\..+)?")
     foreign = [
@@ -411,7 +423,7 @@ WRITES_INTO_A_MESSAGE = {
 def test_no_servicer_writes_into_its_request() -> None:
     """The pipeline gives the same message to whoever sends the same bytes with the same token."""
     writes = []
-    for service in ("payment_rpc", "order_rpc", "seckill_rpc"):
+    for service in ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc"):
         for name, node in nodes(f"{service}/servicer"):
             targets = (
                 node.targets

@@ -1,0 +1,81 @@
+"""`python -m merchant_rpc`: the composition root. Settings, database, use cases, servicers,
+workers, server; until SIGTERM or Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from merchant_rpc.app import RETRY_CONSTRAINTS, MerchantApp, MerchantConfig
+from merchant_rpc.settings import MerchantSettings
+from merchant_rpc.tables import metadata
+from mesh import migrations
+from mesh.clock import SystemClock
+from mesh.database_clock import clock_worker
+from mesh.db import open_database
+from mesh.dependencies import Dependencies
+from mesh.discovery.factory import open_registrar
+from mesh.ids import UlidIds
+from mesh.paging import PageTokens
+from mesh.process import run_process
+from mesh.purge import purge_worker
+from mesh.server import MeshServer, serve
+
+
+async def run(settings: MerchantSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        MeshError: the database is away, or its schema is not the one of this code.
+        ValueError, OSError: a setting or a file is not what it should be.
+    """
+    clock = SystemClock()
+    ids = UlidIds(clock)
+    db = open_database(
+        settings.database_url,
+        metadata,
+        pool_size=settings.database_pool_size,
+        retry_constraints=RETRY_CONSTRAINTS,
+    )
+    await migrations.check_current("merchant_rpc", db.engine)
+    server = MeshServer(settings, clock=clock, ids=ids)
+    app = MerchantApp(
+        db=db,
+        clock=clock,
+        ids=ids,
+        page_tokens=PageTokens.from_settings(settings),
+        config=MerchantConfig(
+            public_url=settings.public_url,
+            logs_mail=settings.is_development,
+            scan_interval_seconds=settings.scan_interval_seconds,
+        ),
+    )
+    app.add_to(server)
+    purging = purge_worker(
+        db=db,
+        clock=clock,
+        retention=timedelta(days=settings.delivered_retention_days),
+        has_inbox=False,
+    )
+    dependencies = Dependencies({"database": db.check}, server.set_usable)
+    await serve(
+        settings,
+        server,
+        open_registrar(settings),
+        closers=[db.close],
+        workers=[
+            *app.workers,
+            clock_worker(db, clock=clock, watch=server.clock_watch),
+            purging,
+            dependencies,
+        ],
+    )
+
+
+def main() -> None:
+    """Reads the settings and serves."""
+    run_process(MerchantSettings, run)
+
+
+if __name__ == "__main__":
+    main()

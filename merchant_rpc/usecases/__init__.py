@@ -1,0 +1,1 @@
+"""What merchant_rpc does: one method per RPC, each step of it a transaction or a pure decision."""

@@ -1,0 +1,35 @@
+"""The workers of merchant_rpc: they deliver what was promised and delete what has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from merchant_rpc.usecases.one_time_links import OneTimeLinks
+from mesh.db import Database
+from mesh.relay import Relay
+from mesh.worker import Worker
+
+PURGE_SECONDS = 600.0  # links live for a day
+
+
+def make_workers(
+    *, db: Database, links: OneTimeLinks, relays: Sequence[Relay], idle_seconds: float
+) -> list[Worker]:
+    """One worker per kind of work."""
+
+    async def purge_links() -> int:
+        return await links.purge_once(db)
+
+    return [
+        Worker("purge_links", purge_links, idle_seconds=PURGE_SECONDS),
+        *(
+            Worker(
+                f"relay_{relay.name}",
+                relay.run_once,
+                idle_seconds=idle_seconds,
+                traffic=db.traffic,
+                due_in=relay.due_in,
+            )
+            for relay in relays
+        ),
+    ]
