@@ -118,6 +118,8 @@ class Api:
             subject=body.subject,
             return_url=body.return_url,
             expires_at=body.expires_at,
+            merchant_name=body.merchant_name,
+            description=body.description,
         )
         return await self._answer_badly(self._json(result.transaction), result.answer)
 

@@ -64,8 +64,10 @@ def page(transaction: Transaction, *, shop_name: str, texts: Texts) -> HTMLRespo
             hint=texts.hint.format(time=expires_at),
         )
     of_order = transaction.subject.startswith(_ORDER)
+    shop_name = transaction.merchant_name or shop_name
     facts = {
         texts.order if of_order else texts.purpose: transaction.subject.removeprefix(_ORDER),
+        **({texts.purpose: transaction.description} if transaction.description else {}),
         texts.number: transaction.trade_no,
     }
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())

@@ -87,7 +87,15 @@ class SimulatedChannel:
         return result
 
     async def checkout(
-        self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime
+        self,
+        *,
+        attempt_id: str,
+        amount: Money,
+        subject: str,
+        return_url: str,
+        expires_at: datetime,
+        merchant_name: str = "",
+        description: str = "",
     ) -> ChargeResult:
         """Opens a cashier page.
 
@@ -102,6 +110,8 @@ class SimulatedChannel:
             subject=subject,
             return_url=return_url,
             expires_at=expires_at,
+            merchant_name=merchant_name,
+            description=description,
         )
 
     async def query(self, attempt_id: str) -> Transaction:
@@ -223,6 +233,8 @@ class SimulatedChannel:
         subject: str,
         return_url: str,
         expires_at: datetime,
+        merchant_name: str,
+        description: str,
     ) -> ChargeResult:
         known = self._find(tx, attempt_id)
         if known is not None:
@@ -244,6 +256,8 @@ class SimulatedChannel:
                 subject=subject,
                 return_url=return_url,
                 cashier_token=self._new_token(),
+                merchant_name=merchant_name,
+                description=description,
             ),
         )
         return ChargeResult(transaction=self._known(tx, attempt_id), answer=behaviour.answer)

@@ -193,6 +193,7 @@ class Transaction:
         cashier_token: unguessable; it authorizes the buttons of the page.
         refund_card: the name of the behaviour of its card's refunds, or "".
         duplicate_of: the attempt id under which the same buyer was charged first, or "".
+        merchant_name, description: shown to the payer as the shop wrote them, or "".
     """
 
     attempt_id: str
@@ -214,6 +215,8 @@ class Transaction:
     fee: Money | None = None
     refund_card: str = ""
     duplicate_of: str = ""
+    merchant_name: str = ""
+    description: str = ""
 
     @property
     def is_final(self) -> bool:

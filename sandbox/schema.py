@@ -87,4 +87,8 @@ CREATE TABLE shifted_lines (
 ) STRICT;
 """,
     "CREATE INDEX refunds_created ON refunds (created_ms);",
+    """
+ALTER TABLE transactions ADD COLUMN merchant_name TEXT NOT NULL DEFAULT '';
+ALTER TABLE transactions ADD COLUMN description TEXT NOT NULL DEFAULT '';
+""",
 )

@@ -35,7 +35,7 @@ _COLUMNS = (
     "attempt_id, kind, trade_no, status, amount_minor, currency, created_ms, finished_ms, "
     "expires_ms, decline_code, message, "
     "card_brand, card_last4, subject, return_url, cashier_token, captured_minor, "
-    "captured_currency, fee_minor, refund_card, duplicate_of"
+    "captured_currency, fee_minor, refund_card, duplicate_of, merchant_name, description"
 )
 
 
@@ -177,6 +177,8 @@ def insert(tx: Tx, transaction: Transaction) -> None:
         fee.minor if fee else None,
         transaction.refund_card,
         transaction.duplicate_of,
+        transaction.merchant_name,
+        transaction.description,
     )
     tx.execute(
         f"INSERT INTO transactions ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})",  # noqa: S608  # own constants
@@ -321,4 +323,6 @@ def _transaction(row: sqlite3.Row) -> Transaction:
         fee=money(row["fee_minor"], currency),
         refund_card=row["refund_card"],
         duplicate_of=row["duplicate_of"],
+        merchant_name=row["merchant_name"],
+        description=row["description"],
     )

@@ -64,6 +64,8 @@ class CheckoutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires_at: Moment
     # shown as a link: no other scheme
     return_url: Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]{1,500})?\Z")] = ""
+    merchant_name: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    description: Annotated[str, msgspec.Meta(max_length=500)] = ""
 
 
 class RefundRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

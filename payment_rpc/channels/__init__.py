@@ -115,8 +115,16 @@ class Channel(Protocol):
         return_url: str,
         expires_at: datetime,
         timeout_seconds: float,
+        merchant_name: str = "",
+        description: str = "",
     ) -> ChannelFact:
-        """Opens a cashier page; the fact is PENDING with a next action."""
+        """Opens a cashier page; the fact is PENDING with a next action.
+
+        Args:
+            merchant_name: whom the buyer pays, at most 100 characters; "": the channel's own name
+                for the shop.
+            description: what for, in the merchant's words, at most 500 characters; "": none.
+        """
         ...
 
     async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:

@@ -119,6 +119,8 @@ class SandboxChannel:
         return_url: str,
         expires_at: datetime,
         timeout_seconds: float,
+        merchant_name: str = "",
+        description: str = "",
     ) -> ChannelFact:
         """Opens a cashier page; the fact is PENDING with REDIRECT_URL."""
         body = {
@@ -128,6 +130,8 @@ class SandboxChannel:
             "subject": subject,
             "return_url": return_url,
             "expires_at": expires_at.isoformat(),
+            "merchant_name": merchant_name,
+            "description": description,
         }
         return await self._open(
             "/v1/checkouts", body, attempt_id=attempt_id, timeout_seconds=timeout_seconds

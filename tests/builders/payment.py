@@ -260,6 +260,8 @@ class UnreliableChannel(SandboxChannel):
         return_url: str,
         expires_at: Any,
         timeout_seconds: float,
+        merchant_name: str = "",
+        description: str = "",
     ) -> ChannelFact:
         self.timeouts_seconds.append(timeout_seconds)
         return await self._open_badly(
@@ -271,6 +273,8 @@ class UnreliableChannel(SandboxChannel):
                 return_url=return_url,
                 expires_at=expires_at,
                 timeout_seconds=timeout_seconds,
+                merchant_name=merchant_name,
+                description=description,
             ),
         )
 

@@ -105,6 +105,8 @@ async def checkout(
     subject: str = "Order ORD1",
     return_url: str = "http://shop.test/done",
     lives_seconds: float = 1800,
+    merchant_name: str = "",
+    description: str = "",
 ) -> ChannelFact:
     """Opens a cashier page."""
     return await channel.checkout(
@@ -114,6 +116,8 @@ async def checkout(
         return_url=return_url,
         timeout_seconds=PATIENCE,
         expires_at=clock.now() + timedelta(seconds=lives_seconds),
+        merchant_name=merchant_name,
+        description=description,
     )
 
 

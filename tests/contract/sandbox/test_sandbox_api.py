@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -133,6 +134,28 @@ async def test_a_return_url_is_a_web_address_or_nothing_is_opened(
 ) -> None:
     assert (await checkout(channel, clock, return_url=return_url)).status is ChannelStatus.NOT_SENT
     assert (await channel.query("ATT1", timeout_seconds=PATIENCE)).status is ChannelStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "texts", [{"merchant_name": "m" * 101}, {"description": "d" * 501}, {"merchant_name": 1}]
+)
+async def test_a_name_or_description_that_is_too_long_opens_nothing(
+    channel: SandboxChannel, clock: FakeClock, texts: dict[str, Any]
+) -> None:
+    assert (await checkout(channel, clock, **texts)).status is ChannelStatus.NOT_SENT
+    assert (await channel.query("ATT1", timeout_seconds=PATIENCE)).status is ChannelStatus.NOT_FOUND
+
+
+async def test_the_cashier_page_says_who_is_paid_and_what_for(
+    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
+) -> None:
+    opened = await checkout(
+        channel, clock, merchant_name="北京 Lamps & Co", description="Two lamps, one <small>"
+    )
+    page = (await person.get(cashier_url(opened))).text
+    assert "北京 Lamps &amp; Co" in page
+    assert "Two lamps, one &lt;small&gt;" in page
+    assert "paymesh mall" not in page
 
 
 async def test_an_address_that_was_never_given_out_shows_no_payment(

@@ -32,6 +32,8 @@ OPEN = Transaction(
     subject="Order",
     return_url="http://shop.test",
     cashier_token="token",
+    merchant_name="Ümlaut & Söhne",
+    description="two lamps",
 )
 
 
@@ -196,6 +198,7 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path)
         found = await file.run(store.find, "ATT1")
         assert found is not None
         assert (found.captured, found.fee) == (Money(9999, "CNY"), Money(0, "CNY"))
+        assert (found.merchant_name, found.description) == ("", "")
         await file.close()
 
 
