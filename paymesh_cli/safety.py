@@ -269,5 +269,11 @@ def _gateway(settings: Any) -> Iterator[Finding]:
             "GATEWAY_TRUSTED_PROXIES is empty",
             "behind a proxy, name its addresses: else all strangers share one limit",
         )
+    if settings.caller_keys_dir is None:
+        yield warning(
+            "gateway",
+            "PAYMESH_CALLER_KEYS_DIR is not set",
+            "set it: tokens of merchants' keys and members and of checkouts are refused without",
+        )
     if any(origin.startswith("http://") for origin in settings.cors_origins):
         yield unsafe("gateway", "GATEWAY_CORS_ORIGINS has http://", "use https:// origins")
