@@ -238,15 +238,16 @@ def _audience(schema: Schema, method: Method) -> int:
     """The position of a method's service in the document: first what buyers use, then shops, then
     staff, and last what is called without a token.
     """
-    service = method.policy.service
-    roles = frozenset[Role]().union(
-        *(
-            other.policy.roles
-            for other in schema.methods
-            if other.rules and other.policy.service == service
-        )
+    policies = [
+        other.policy
+        for other in schema.methods
+        if other.rules and other.policy.service == method.policy.service
+    ]
+    roles = frozenset[Role]().union(*(policy.roles for policy in policies))
+    is_read_by_anybody = any(
+        Role.PUBLIC in policy.roles and not policy.side_effects for policy in policies
     )
-    if Role.USER in roles or {Role.PUBLIC, Role.MERCHANT} <= roles:
+    if Role.USER in roles or (is_read_by_anybody and Role.MERCHANT in roles):
         return 0
     return 1 if Role.MERCHANT in roles else 2 if Role.ADMIN in roles else 3
 

@@ -52,6 +52,8 @@ def _common(method: Method, rule: HttpRule | None) -> frozenset[str]:
     follows: list[tuple[bool, tuple[str, ...]]] = [
         (True, _ALWAYS),
         (Role.PUBLIC not in policy.roles, _PROTECTED),
+        # A checkout token calls nothing but its checkout, not even what anybody may call.
+        (policy.checkout_order_field is None, ("PERMISSION_DENIED",)),
         # Nobody learns what another tenant has, nor, in production, what development has.
         (
             owner.kind is OwnershipKind.RESOURCE and bool(owner.merchant_field or owner.user_field),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,16 @@ from paymesh.payment.v1 import (
 from paymesh.seckill.v1 import activity_pb2, seckill_pb2
 
 import order_rpc.app
-from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
+from mesh.auth import CallerTokens, OwnTokenSigner, TokenIssuer, UserTokenIssuer, UserTokens
+from mesh.call import Role
 from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
+from mesh.jwks import Key, secret_key
 from mesh.paging import PageTokens
+from mesh.policies import SCOPES
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
+from mesh.token_issuers import CHECKOUT, ISSUERS, MERCHANTS, OPERATORS
 from mesh.wire_errors import from_rpc_error
 from order_rpc.app import OrderConfig
 from order_rpc.clients import Payments
@@ -69,7 +73,9 @@ MODULES = (
 SECRET, FOREIGN_SECRET = b"user tokens of the access matrix", b"user tokens of somebody else ..."
 
 
-NAMES = ("payment_rpc", "order_rpc", "seckill_rpc", "gateway")
+NAMES = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc", "gateway")
+MERCHANT, OTHER_MERCHANT = "acme", "globex"
+ORDER, OTHER_ORDER = "ORD01ARZ3NDEKTSV4RRFFQ69G5FAV", "ORD01ARZ3NDEKTSV4RRFFQ69G5FAW"
 
 
 ROLES = {
@@ -91,6 +97,8 @@ class Kind:
     roles: frozenset[str] = frozenset()  # of a person
     service: str = ""  # of a caller token for this server
     is_known: bool = False  # somebody, whoever it is
+    scopes: frozenset[str] | None = None  # as the token has them; None: it is not limited
+    order_id: str = ""  # of a checkout token
     is_broken: bool = False  # shows something that no server takes
 
 
@@ -130,7 +138,17 @@ class Tokens:
     def __init__(self, clock: FakeClock) -> None:
         self.clock, self.ids = clock, FakeIds()
         self.keys = {name: Ed25519PrivateKey.generate() for name in NAMES}
-        self.users = UserTokens.from_secret(SECRET, clock=clock)
+        issuers = {name: self.keys.get(name) or Ed25519PrivateKey.generate() for name in ISSUERS}
+        self.users = UserTokens(
+            {"": secret_key(SECRET)},
+            clock=clock,
+            issuer="paymesh",
+            own_keys={name: Key("EdDSA", key.public_key()) for name, key in issuers.items()},
+        )
+        self._signers = {
+            name: OwnTokenSigner(ISSUERS[name], key, clock=clock, ids=self.ids)
+            for name, key in issuers.items()
+        }
 
     def of(self, service: str, *, key: Ed25519PrivateKey | None = None) -> CallerTokens:
         return CallerTokens(
@@ -159,6 +177,87 @@ class Tokens:
         self, service: str, target: str, *, key: Ed25519PrivateKey | None = None
     ) -> tuple[str, str]:
         return "x-paymesh-caller", self.of(service, key=key).sign(target)
+
+    def _own(self, issuer: TokenIssuer, subject: str, **claims: Any) -> tuple[str, str]:
+        token = self._signers[issuer.key_id].sign(subject, lifetime_seconds=60, **claims)
+        return "authorization", f"Bearer {token}"
+
+    def key(
+        self, *scopes: str, name: str = "a key", subject: str = "key:", publishable: bool = False
+    ) -> Kind:
+        """A key or member of MERCHANT, another one in each call: none meets the limit of one before
+        it.
+        """
+        roles = [] if publishable else [Role.MERCHANT]
+        bearer = self._own(
+            MERCHANTS,
+            self.ids.new(subject),
+            merchant_id=MERCHANT,
+            roles=roles,
+            scopes=scopes,
+        )
+        return Kind(
+            f"{name} with {' '.join(scopes) or 'no scope'}",
+            [bearer],
+            roles=frozenset(role.value for role in roles),
+            is_known=True,
+            scopes=frozenset(scopes),
+        )
+
+    def checkout(self) -> Kind:
+        """The buyer of ORDER."""
+        bearer = self._own(
+            CHECKOUT, f"ext:{ORDER}", merchant_id=MERCHANT, roles=[Role.USER], order_id=ORDER
+        )
+        return Kind(
+            "a checkout token",
+            [bearer],
+            roles=frozenset({"user"}),
+            is_known=True,
+            order_id=ORDER,
+        )
+
+    def operator(self) -> Kind:
+        """One of our staff, by a token of our own."""
+        bearer = self._own(OPERATORS, "operator:M1", merchant_id="", roles=[Role.ADMIN])
+        return Kind("an operator", [bearer], roles=frozenset({"admin"}), is_known=True)
+
+    def limited_kinds(self, target: str, scopes: Collection[str]) -> list[Kind]:
+        """Callers whose token may do less than its role, for a method that needs some scopes."""
+        everything = sorted(SCOPES)
+        checkout = self.checkout()
+        forwarded = replace(
+            checkout,
+            name="order_rpc with a checkout token",
+            metadata=[*checkout.metadata, self.caller("order_rpc", target)],
+            service="order_rpc",
+        )
+        nothing = self.key()
+        return [
+            self.key(*everything),
+            self.key(*everything, name="a member", subject="member:"),
+            self.key(*scopes),
+            self.key(*(scope.replace(":read", ":write") for scope in scopes)),
+            nothing,
+            replace(
+                nothing,
+                name="order_rpc with a key without scopes",
+                metadata=[*nothing.metadata, self.caller("order_rpc", target)],
+                service="order_rpc",
+            ),
+            *(
+                self.key(*(scope for scope in everything if not _grants(scope, missing)))
+                for missing in scopes
+            ),
+            *(
+                self.key(*(scope.replace(":write", ":read") for scope in scopes))
+                for _ in range(any(scope.endswith(":write") for scope in scopes))
+            ),
+            self.key(name="a publishable key", publishable=True),
+            checkout,
+            forwarded,
+            self.operator(),
+        ]
 
     def kinds(self, target: str) -> list[Kind]:
         """Every kind of caller of one server."""
@@ -234,8 +333,16 @@ class Tokens:
         ]
 
 
-async def code_of(channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind) -> int:
-    """The code with which a call with an empty request ends; 0 for a stream that has begun."""
+def _grants(scope: str, wanted: str) -> bool:
+    return scope == wanted or scope == wanted.replace(":read", ":write")
+
+
+async def code_of(
+    channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind, **fields: str
+) -> int:
+    """The code with which a call with an empty request, or with these fields alone, ends; 0 for a
+    stream that has begun.
+    """
     make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
     request, answer = (
         message_factory.GetMessageClass(method.input_type),
@@ -246,7 +353,7 @@ async def code_of(channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kin
         request_serializer=request.SerializeToString,
         response_deserializer=answer.FromString,
     )
-    call = stub(request(), metadata=kind.metadata, timeout=10)
+    call = stub(request(**fields), metadata=kind.metadata, timeout=10)
     try:
         await (call.read() if method.server_streaming else call)
     except grpc.aio.AioRpcError as refusal:
@@ -268,9 +375,10 @@ class Servers:
     running: dict[str, MeshServer]
     channels: dict[str, grpc.aio.Channel]
 
-    async def call(self, method: MethodDescriptor, kind: Kind) -> int:
-        """The code with which a call with an empty request ends."""
-        return await code_of(self.channels[served_by(method.containing_service)], method, kind)
+    async def call(self, method: MethodDescriptor, kind: Kind, **fields: str) -> int:
+        """The code with which a call with an empty request, or with these fields alone, ends."""
+        channel = self.channels[served_by(method.containing_service)]
+        return await code_of(channel, method, kind, **fields)
 
 
 @asynccontextmanager
@@ -314,7 +422,54 @@ async def running(
             stack.push_async_callback(server.stop, 0)
             servers.running[service] = server
             servers.channels[service] = await stack.enter_async_context(plain_channel(server.port))
+        servers.channels[MERCHANT_RPC] = await stack.enter_async_context(
+            answering(MERCHANT_RPC, tokens, folder)
+        )
         yield servers
+
+
+@asynccontextmanager
+async def answering(service: str, tokens: Tokens, folder: Path) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the methods of a service behind the pipeline, each with an empty answer: for
+    what is decided before a servicer is asked.
+    """
+    server = MeshServer(
+        MeshSettings(service=service, environment="test", port=0, var_dir=folder, drain_seconds=0),
+        clock=tokens.clock,
+        ids=tokens.ids,
+        user_tokens=tokens.users,
+        caller_tokens=tokens.of(service),
+    )
+    methods: dict[str, dict[str, Any]] = {}
+    for method in contract(service):
+        methods.setdefault(method.containing_service.full_name, {})[method.name] = _answer(method)
+
+    def add(_servicer: object, capture: Any) -> None:
+        for name, handlers in methods.items():
+            capture.add_registered_method_handlers(name, handlers)
+
+    server.add(add, None)
+    await server.start()
+    try:
+        async with plain_channel(server.port) as channel:
+            yield channel
+    finally:
+        await server.stop(0)
+
+
+def _answer(method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+    request, response = (
+        message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type)
+    )
+
+    async def answer(_request: Any, _context: Any) -> Any:
+        return response()
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=request.FromString,
+        response_serializer=response.SerializeToString,
+    )
 
 
 @asynccontextmanager

@@ -25,7 +25,13 @@ from tests.builders.gateway import World, gateway_world
 from tests.support.echo import compiled
 
 SERVICE = "paymesh.ticking.v1.TickerService"
-_OF_SERVICES = ("paymesh.order.", "paymesh.payment.", "paymesh.seckill.", "paymesh.events.")
+_OF_SERVICES = (
+    "paymesh.merchant.",
+    "paymesh.order.",
+    "paymesh.payment.",
+    "paymesh.seckill.",
+    "paymesh.events.",
+)
 
 
 @cache

@@ -8,17 +8,26 @@ method is in the matrix by being in the contract.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.descriptor import MethodDescriptor
 from paymesh.options.v1 import options_pb2
 
+from mesh.policies import SCOPES
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from tests.builders.all_services import (
+    MERCHANT,
+    MERCHANT_RPC,
+    ORDER,
+    OTHER_MERCHANT,
+    OTHER_ORDER,
     ROLES,
     SERVICES,
     Kind,
@@ -38,9 +47,14 @@ UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND = 16, 7, 5
 
 def expected(method: MethodDescriptor, kind: Kind) -> int:
     """0 for admitted, else the code of the refusal."""
-    rules = policy(method).rules
+    declared = policy(method)
+    rules = declared.rules
     if kind.is_broken:
         return UNAUTHENTICATED
+    if kind.order_id and not declared.HasField("checkout"):
+        return PERMISSION_DENIED
+    if is_short_of_a_scope(method, kind):
+        return PERMISSION_DENIED
     admits = any(
         rule.role == options_pb2.ROLE_PUBLIC
         or ROLES.get(rule.role) in kind.roles
@@ -52,6 +66,21 @@ def expected(method: MethodDescriptor, kind: Kind) -> int:
     return PERMISSION_DENIED if kind.is_known else UNAUTHENTICATED
 
 
+def is_short_of_a_scope(method: MethodDescriptor, kind: Kind) -> bool:
+    """The token of a merchant lacks a scope of the method."""
+    rules = policy(method).rules
+    if kind.scopes is None or "merchant" not in kind.roles:
+        return False
+    return any(rule.role == options_pb2.ROLE_MERCHANT for rule in rules) and any(
+        not {scope, scope.replace(":read", ":write")} & kind.scopes
+        for scope in policy(method).scopes
+    )
+
+
+def everywhere() -> list[MethodDescriptor]:
+    return [*contract(), *contract(MERCHANT_RPC)]
+
+
 @pytest.fixture
 async def servers(tmp_path: Path, redis_url: str) -> AsyncIterator[Servers]:
     async with running(tmp_path, redis_url) as servers:
@@ -60,8 +89,12 @@ async def servers(tmp_path: Path, redis_url: str) -> AsyncIterator[Servers]:
 
 async def test_every_method_admits_whom_its_rules_name_and_nobody_else(servers: Servers) -> None:
     wrong = []
-    for method in contract():
-        kinds = servers.tokens.kinds(served_by(method.containing_service))
+    for method in everywhere():
+        target = served_by(method.containing_service)
+        kinds = [
+            *servers.tokens.kinds(target),
+            *servers.tokens.limited_kinds(target, policy(method).scopes),
+        ]
         codes = await asyncio.gather(*(servers.call(method, kind) for kind in kinds))
         for kind, code in zip(kinds, codes, strict=True):
             wanted = expected(method, kind)
@@ -73,6 +106,74 @@ async def test_every_method_admits_whom_its_rules_name_and_nobody_else(servers: 
                     f"{method.full_name} for {kind.name}: {code} instead of {wanted or 'admitted'}"
                 )
     assert wrong == []
+
+
+def fields_of(method: MethodDescriptor, path: str, value: str) -> dict[str, Any]:
+    """A request with one field alone."""
+    assert "." not in path, method.full_name
+    return {path: value}
+
+
+def refusal_of_strangers(method: MethodDescriptor) -> int:
+    """The refusal of a request for somebody else: where it looks up a row, there is none."""
+    is_row = policy(method).ownership.kind == options_pb2.OWNERSHIP_KIND_RESOURCE
+    return NOT_FOUND if is_row else PERMISSION_DENIED
+
+
+async def test_a_key_reaches_its_merchant_and_no_other(servers: Servers) -> None:
+    wrong, judged = [], 0
+    for method in everywhere():
+        declared = policy(method)
+        path = declared.ownership.merchant_field
+        if (
+            not path
+            or declared.ownership.kind == options_pb2.OWNERSHIP_KIND_NONE
+            or all(rule.role != options_pb2.ROLE_MERCHANT for rule in declared.rules)
+        ):
+            continue
+        judged += 1
+        for merchant, kind in itertools.product(
+            (MERCHANT, OTHER_MERCHANT),
+            (
+                keyed(servers.tokens.key(*SCOPES)),
+                keyed(servers.tokens.key(*SCOPES, subject="member:")),
+            ),
+        ):
+            code = await servers.call(method, kind, **fields_of(method, path, merchant))
+            is_right = (
+                code == refusal_of_strangers(method)
+                if merchant == OTHER_MERCHANT
+                else code not in (UNAUTHENTICATED, PERMISSION_DENIED)
+            )
+            if not is_right:
+                wrong.append(f"{method.full_name} for {merchant}: {code}")
+    assert wrong == []
+    assert judged >= 30
+
+
+async def test_a_checkout_token_reaches_its_order_and_no_other(servers: Servers) -> None:
+    wrong, judged = [], []
+    for method in everywhere():
+        if not policy(method).HasField("checkout"):
+            continue
+        path = policy(method).checkout.order_field
+        if not path:
+            continue
+        judged.append(method.name)
+        kind = keyed(servers.tokens.checkout())
+        code = await servers.call(method, kind, **fields_of(method, path, OTHER_ORDER))
+        if code != refusal_of_strangers(method):
+            wrong.append(f"{method.full_name} of another order: {code}")
+        code = await servers.call(method, kind, **fields_of(method, path, ORDER))
+        if code in (UNAUTHENTICATED, PERMISSION_DENIED):
+            wrong.append(f"{method.full_name} of its order: {code}")
+    assert wrong == []
+    assert {"Charge", "CreatePayment", "GetPaymentByOrderId", "PayOrder", "GetOrder"} <= set(judged)
+
+
+def keyed(kind: Kind) -> Kind:
+    """With an idempotency key, so that methods that need one read the request."""
+    return replace(kind, metadata=[*kind.metadata, ("idempotency-key", "once")])
 
 
 async def test_streams_are_judged_as_every_other_method(tmp_path: Path) -> None:
@@ -93,7 +194,7 @@ async def test_streams_are_judged_as_every_other_method(tmp_path: Path) -> None:
         for method in echo_file().services_by_name["EchoService"].methods
         if method.server_streaming
     ]
-    kinds = tokens.kinds("echo_rpc")
+    kinds = [*tokens.kinds("echo_rpc"), *tokens.limited_kinds("echo_rpc", [])]
     async with plain_channel(server.port) as channel:
         found = {
             (method.name, kind.name): await code_of(channel, method, kind)
@@ -128,8 +229,8 @@ async def test_every_method_of_the_contract_is_served_by_its_server(servers: Ser
 
 def test_the_matrix_has_methods_of_every_kind_in_it() -> None:
     """A matrix over nothing proves nothing."""
-    methods = contract()
-    assert len(methods) >= 64
+    methods = everywhere()
+    assert len(methods) >= 95
     roles = {rule.role for method in methods for rule in policy(method).rules}
     assert roles == {
         options_pb2.ROLE_PUBLIC,
@@ -142,9 +243,14 @@ def test_the_matrix_has_methods_of_every_kind_in_it() -> None:
         {rule.role for rule in policy(method).rules} == {options_pb2.ROLE_SERVICE}
         for method in methods
     )
-    kinds = Tokens(FakeClock()).kinds("payment_rpc")
+    tokens = Tokens(FakeClock())
+    kinds = tokens.kinds("payment_rpc")
     outcomes = {expected(method, kind) for method in methods for kind in kinds}
     assert outcomes == {0, UNAUTHENTICATED, PERMISSION_DENIED}
+    for method in methods:  # a key is refused for want of a scope and for nothing else
+        limited = tokens.limited_kinds("payment_rpc", policy(method).scopes)
+        if policy(method).scopes:
+            assert {is_short_of_a_scope(method, kind) for kind in limited} == {True, False}
 
 
 async def test_methods_for_development_are_gone_in_production_whoever_asks(

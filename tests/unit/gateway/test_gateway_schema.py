@@ -68,6 +68,7 @@ def routes(schema: Schema) -> Router[str]:
 def test_the_committed_contract_is_sound_and_has_no_clash() -> None:
     schema = load_schema()
     assert {found.policy.served_by for found in schema.methods} == {
+        "merchant_rpc",
         "order_rpc",
         "payment_rpc",
         "seckill_rpc",
