@@ -124,7 +124,14 @@ async def test_nothing_that_is_kept_holds_the_key(world: World) -> None:
     assert key(1)[10:] not in kept
 
 
-@pytest.mark.parametrize("wrong", [key()[:-1] + "!", key()[:-1], key().replace("test", "live")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(key()[:-1] + "!", id="character"),
+        pytest.param(key()[:-1], id="length"),
+        pytest.param(key().replace("test", "live"), id="mode"),
+    ],
+)
 async def test_a_wrong_checksum_is_refused_without_asking(world: World, wrong: str) -> None:
     with pytest.raises(ApiKeyInvalid):
         await world.token(wrong)
@@ -230,6 +237,16 @@ async def test_a_warm_key_lives_to_the_end_of_its_token_while_merchant_rpc_is_aw
         await world.token()
     world.merchants.is_away = False
     assert (await world.token()).startswith("token")
+
+
+async def test_a_renewal_that_fails_is_not_tried_by_each_call(world: World) -> None:
+    await world.token()
+    world.merchants.is_away = True
+    world.clock.advance(REFRESH_SECONDS)
+    for _ in range(5):
+        await world.token()
+        await world.settled()
+    assert world.exchanges == 2
 
 
 async def test_a_cold_key_is_not_open_while_merchant_rpc_is_away(world: World) -> None:
@@ -402,13 +419,13 @@ async def test_exchanges_that_run_at_once_are_bounded(
 ) -> None:
     monkeypatch.setattr(module, "EXCHANGES_MAX", 2)
     world.merchants.gate = asyncio.Event()
-    waiting = [asyncio.create_task(world.token(key(number))) for number in range(2)]
+    waiting = [asyncio.create_task(world.token(key(number))) for number in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(Unavailable):
-        await world.token(key(9))
     world.merchants.gate.set()
-    await asyncio.gather(*waiting)
-    await world.token(key(9))
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [str, str, Unavailable]
+    assert world.exchanges == 2
+    await world.token(key(2))
 
 
 async def test_closing_ends_what_runs(world: World) -> None:
