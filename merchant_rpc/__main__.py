@@ -5,21 +5,24 @@ workers, server; until SIGTERM or Ctrl-C.
 from __future__ import annotations
 
 from datetime import timedelta
+from secrets import token_bytes
 
 from merchant_rpc.app import RETRY_CONSTRAINTS, MerchantApp, MerchantConfig
+from merchant_rpc.peppers import Peppers
 from merchant_rpc.settings import MerchantSettings
 from merchant_rpc.tables import metadata
 from mesh import migrations
-from mesh.clock import SystemClock
+from mesh.clock import Clock, SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.dependencies import Dependencies
 from mesh.discovery.factory import open_registrar
-from mesh.ids import UlidIds
+from mesh.ids import Ids, UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
+from mesh.token_issuers import MERCHANTS, OwnTokenSigner
 
 
 async def run(settings: MerchantSettings) -> None:
@@ -44,6 +47,9 @@ async def run(settings: MerchantSettings) -> None:
         clock=clock,
         ids=ids,
         page_tokens=PageTokens.from_settings(settings),
+        signer=_signer(settings, clock=clock, ids=ids),
+        peppers=_peppers(settings),
+        random_bytes=token_bytes,
         config=MerchantConfig(
             public_url=settings.public_url,
             logs_mail=settings.is_development,
@@ -70,6 +76,18 @@ async def run(settings: MerchantSettings) -> None:
             dependencies,
         ],
     )
+
+
+def _signer(settings: MerchantSettings, *, clock: Clock, ids: Ids) -> OwnTokenSigner:
+    if settings.caller_key_file is None:
+        raise ValueError("caller_key_file is not set: tokens of merchants are signed with it")
+    return OwnTokenSigner.of_file(MERCHANTS, settings.caller_key_file, clock=clock, ids=ids)
+
+
+def _peppers(settings: MerchantSettings) -> Peppers:
+    if settings.pepper_file is None:
+        raise ValueError("pepper_file is not set: digests of API keys are made with it")
+    return Peppers.of_file(settings.pepper_file)
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from merchant_rpc.domain.api_key import ApiKeyKind
 from merchant_rpc.domain.member import MemberRole, MemberState
 from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.domain.one_time_link import LinkKind
+from mesh.api_key_format import ApiKeyKind
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names, one_of
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
@@ -82,6 +82,8 @@ MERCHANT = Table(
     # sign-ups that nobody confirmed.
     Index("ix_merchant_created_at", "is_test", "created_at", "merchant_id"),
     Index("ix_merchant_state", "is_test", "state", "created_at", "merchant_id"),
+    # Gateways ask every second what changed.
+    Index("ix_merchant_updated_at", "updated_at"),
 )
 
 # Rows are only ever added; the highest version is in force.

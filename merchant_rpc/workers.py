@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from merchant_rpc.usecases.key_exchanges import KeyExchanges
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
 from mesh.db import Database
 from mesh.relay import Relay
 from mesh.worker import Worker
 
 PURGE_SECONDS = 600.0  # links live for a day
+USE_SECONDS = 10.0  # until a use of a key can be seen; it is kept to the minute
 
 
 def make_workers(
-    *, db: Database, links: OneTimeLinks, relays: Sequence[Relay], idle_seconds: float
+    *,
+    db: Database,
+    links: OneTimeLinks,
+    key_exchanges: KeyExchanges,
+    relays: Sequence[Relay],
+    idle_seconds: float,
 ) -> list[Worker]:
     """One worker per kind of work."""
 
@@ -22,6 +29,7 @@ def make_workers(
 
     return [
         Worker("purge_links", purge_links, idle_seconds=PURGE_SECONDS),
+        Worker("write_key_uses", key_exchanges.write_uses_once, idle_seconds=USE_SECONDS),
         *(
             Worker(
                 f"relay_{relay.name}",

@@ -151,6 +151,7 @@ def _create_merchants() -> None:
     op.create_index(
         "ix_merchant_state", "merchant", ["is_test", "state", "created_at", "merchant_id"]
     )
+    op.create_index("ix_merchant_updated_at", "merchant", ["updated_at"])
     op.create_table(
         "merchant_setting",
         _id("merchant_id", 32),

@@ -1,0 +1,161 @@
+"""ExchangeApiKey, ExchangeApiKeyDigest and ListRevocations: keys become tokens of 30 seconds, which
+every server believes without asking.
+
+A suspended merchant's keys are exchanged: money can still go back, and the services refuse what is
+new. Those of a closed one are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from merchant_rpc.domain.api_key import (
+    REVOCATIONS_LISTED,
+    SUBJECT_PREFIX,
+    TOKEN_LIFETIME,
+    ApiKey,
+)
+from merchant_rpc.domain.errors import ApiKeyInvalid, LoginDelayed
+from merchant_rpc.domain.merchant import MerchantState
+from merchant_rpc.peppers import Peppers
+from merchant_rpc.store import api_keys
+from merchant_rpc.store.api_keys import FoundKey, KeyUse
+from mesh.api_key_format import PREFIX_CHARACTERS, ApiKeyKind, is_well_formed, key_sha256
+from mesh.batching import Batching
+from mesh.call import Role
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.limits import network_of
+from mesh.rate_limit import RateLimiter
+from mesh.token_issuers import OwnTokenSigner
+
+LAST_USE_PAUSE: Final = timedelta(minutes=1)
+BATCH_MAX: Final = 100  # exchanges that share a query
+USES_MAX: Final = 10_000  # that wait to be written; a further one is left out
+
+_CLOSED: Final = frozenset({MerchantState.CLOSED, MerchantState.PENDING_EMAIL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyToken:
+    """The token of a key."""
+
+    token: str
+    expires_at: datetime
+    key: ApiKey
+
+
+class KeyExchanges:
+    """Keys to tokens, and what is no longer believed."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        peppers: Peppers,
+        signer: OwnTokenSigner,
+        attempts: RateLimiter,
+    ) -> None:
+        """`attempts` limits whole keys that one client network shows; gateways limit their own
+        clients.
+        """
+        self._db = db
+        self._clock = clock
+        self._peppers = peppers
+        self._signer = signer
+        self._attempts = attempts
+        self._uses: dict[str, KeyUse] = {}
+        # Exchanges that come at once share a query: it costs more than all the rest.
+        self._finding: Batching[str, list[str], FoundKey | None] = Batching(
+            self._find, batch_max=BATCH_MAX
+        )
+
+    async def exchange(self, key: str, *, client_address: str) -> KeyToken:
+        """The token of a key.
+
+        Raises:
+            ApiKeyInvalid: malformed, unknown, revoked, expired, or not for this address.
+            LoginDelayed: too many attempts from there.
+        """
+        missing_seconds = self._attempts.take(network_of(client_address))
+        if missing_seconds:
+            raise LoginDelayed(retry_after_seconds=missing_seconds)
+        if not is_well_formed(key):
+            raise ApiKeyInvalid
+        return await self.exchange_digest(
+            key_sha256(key), prefix=key[:PREFIX_CHARACTERS], client_address=client_address
+        )
+
+    async def exchange_digest(self, sha256: bytes, *, prefix: str, client_address: str) -> KeyToken:
+        """The token of a key, by its SHA-256 and its beginning.
+
+        Raises:
+            ApiKeyInvalid: unknown, revoked, expired, of another kind or mode, or not for this
+                address.
+        """
+        found = await self._finding.do("", self._peppers.digests(sha256))
+        now = self._clock.now()
+        if (
+            found is None
+            or found.merchant_state in _CLOSED
+            or not found.key.lives_at(now)
+            or found.key.prefix != prefix
+            or not found.key.may_come_from(client_address)
+        ):
+            raise ApiKeyInvalid
+        key = found.key
+        # whole seconds, as in the token
+        ends = now.replace(microsecond=0) + TOKEN_LIFETIME
+        if key.expires_at is not None:
+            ends = max(
+                min(ends, key.expires_at.replace(microsecond=0)),
+                now.replace(microsecond=0) + timedelta(seconds=1),
+            )
+        token = self._signer.sign(
+            key.subject,
+            merchant_id=key.merchant_id,
+            roles=() if key.kind is ApiKeyKind.PUBLISHABLE else (Role.MERCHANT,),
+            scopes=key.scopes,
+            lifetime_seconds=int(ends.timestamp()) - int(now.timestamp()),
+            minor_amounts=found.has_minor_amounts,
+        )
+        self._note_use(key, client_address, now)
+        return KeyToken(token=token, expires_at=ends, key=key)
+
+    async def list_revocations(self) -> tuple[list[str], list[str]]:
+        """Subjects of keys that were revoked in the last minutes, and merchants that changed."""
+        since = self._clock.now() - REVOCATIONS_LISTED
+        return await self._db.read(_revocations, since)
+
+    async def write_uses_once(self) -> int:
+        """Writes when keys were last used. Returns how many."""
+        if not self._uses:
+            return 0
+        uses, self._uses = self._uses, {}
+        await self._db.run(api_keys.write_uses, list(uses.values()))
+        return len(uses)
+
+    async def _find(self, wanted: Sequence[list[str]]) -> list[FoundKey | None]:
+        found = await self._db.read(api_keys.find, [digest for each in wanted for digest in each])
+        return [
+            next((found[digest] for digest in digests if digest in found), None)
+            for digests in wanted
+        ]
+
+    def _note_use(self, key: ApiKey, address: str, now: datetime) -> None:
+        if key.last_used_at is not None and now - key.last_used_at < LAST_USE_PAUSE:
+            return
+        if key.key_id in self._uses or len(self._uses) < USES_MAX:
+            self._uses[key.key_id] = KeyUse(key_id=key.key_id, address=address, used_at=now)
+
+
+async def _revocations(tx: AsyncConnection, since: datetime) -> tuple[list[str], list[str]]:
+    subjects = [SUBJECT_PREFIX + key_id for key_id in await api_keys.revoked_since(tx, since)]
+    merchant_ids = await api_keys.merchants_changed_since(tx, since)
+    return subjects, merchant_ids
