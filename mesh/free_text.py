@@ -110,42 +110,74 @@ def _is_seen(character: str) -> bool:
 
 
 class FreeTexts:
-    """The free-text fields of one message type."""
+    """The free-text fields of one message type, in its lists and maps too."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._texts = tuple(_texts(descriptor, ""))
+        self._lists = tuple(_lists(descriptor, ""))
+        self._maps = tuple(_maps(descriptor, ""))
 
     def __bool__(self) -> bool:
-        return bool(self._texts)
+        return bool(self._texts or self._lists or self._maps)
 
     def problems(self, message: Message) -> dict[str, str]:
         """Path -> what is wrong with the text there, without the text itself."""
         found: dict[str, str] = {}
-        for path, get, has_cards in self._texts:
+        for path, get, is_line in self._texts:
             text = get(message)
-            if _STEERING.search(text):
-                found[path] = STEERING_PROBLEM
-            elif not has_cards and next(card_numbers(text), None) is not None:
-                found[path] = CARD_PROBLEM
-            elif text and not any(map(_is_seen, text)):
-                found[path] = EMPTY_PROBLEM
+            if text:
+                _judge(found, path, text, is_line=is_line)
+        for path, get, inner in self._lists:
+            for number, item in enumerate(get(message)):
+                for name, problem in inner.problems(item).items():
+                    found[f"{path}[{number}].{name}"] = problem
+        for path, get, is_line in self._maps:
+            for key, text in get(message).items():
+                _judge(found, f"{path}[{key}]", text, is_line=is_line)
         return found
 
 
-def _texts(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, bool]]:
+def _judge(found: dict[str, str], path: str, text: str, *, is_line: bool) -> None:
+    if _STEERING.search(text):
+        found[path] = STEERING_PROBLEM
+    elif not is_line and next(card_numbers(text), None) is not None:
+        found[path] = CARD_PROBLEM
+    elif text and not any(map(_is_seen, text)):
+        found[path] = EMPTY_PROBLEM
+
+
+def _singles(descriptor: Descriptor, path: str) -> Iterator[tuple[str, FieldDescriptor]]:
+    """Every field of a message and of the single messages in it, by its path; no messages."""
     for field in descriptor.fields:
-        if field.is_repeated:
-            # no list in a user's request contains free text; the test that walks the contract
-            # checks that
-            continue
+        if field.message_type is None or field.is_repeated:
+            yield f"{path}{field.name}", field
+        elif not field.message_type.full_name.startswith("google."):
+            yield from _singles(field.message_type, f"{path}{field.name}.")
+
+
+def _texts(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, bool]]:
+    for name, field in _singles(descriptor, path):
         kind = options_of(field).free_text
-        if kind and field.type == FieldDescriptor.TYPE_STRING:
-            yield (
-                f"{path}{field.name}",
-                attrgetter(f"{path}{field.name}"),
-                kind == options_pb2.FREE_TEXT_LINE,
-            )
-        elif field.message_type is not None and not field.message_type.full_name.startswith(
-            "google."
+        if kind and field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+            yield name, attrgetter(name), kind == options_pb2.FREE_TEXT_LINE
+
+
+def _lists(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, FreeTexts]]:
+    for name, field in _singles(descriptor, path):
+        item = field.message_type
+        if (
+            item is not None
+            and not item.GetOptions().map_entry
+            and not item.full_name.startswith("google.")
         ):
-            yield from _texts(field.message_type, f"{path}{field.name}.")
+            inner = FreeTexts(item)
+            if inner:
+                yield name, attrgetter(name), inner
+
+
+def _maps(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, bool]]:
+    """Maps whose values people write; the keys have a pattern."""
+    for name, field in _singles(descriptor, path):
+        kind = options_of(field).free_text
+        if kind and field.message_type is not None:
+            yield name, attrgetter(name), kind == options_pb2.FREE_TEXT_LINE

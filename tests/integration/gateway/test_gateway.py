@@ -21,6 +21,7 @@ from tests.builders.gateway import PAYMENT, SCHEMA, World, gateway_world, refuse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+SERVICES = ("merchant_rpc", "order_rpc", "payment_rpc", "seckill_rpc")
 CHARGE = "/api/v1/payments/charge"
 CARD = {
     "credit_card_number": "4111111111111111",
@@ -498,7 +499,7 @@ async def test_health_and_readiness(world: World) -> None:
     assert (await world.client.get("/healthz")).json()["data"] == {"status": "UP"}
     assert (await world.client.get("/readyz")).json()["data"] == {
         "status": "READY",
-        "services": {"order_rpc": "READY", "payment_rpc": "READY", "seckill_rpc": "READY"},
+        "services": dict.fromkeys(SERVICES, "READY"),
     }
     assert (
         await world.client.get("/readyz?service=order_rpc&service=payment_rpc")
@@ -521,7 +522,7 @@ async def test_readiness_is_asked_of_known_services_alone(world: World, query: s
 
 
 async def test_nobody_waits_for_a_service_that_does_not_run_in_this_mesh(tmp_path: Path) -> None:
-    async with gateway_world(tmp_path, absent_services=["seckill_rpc"]) as world:
+    async with gateway_world(tmp_path, absent_services=["seckill_rpc", "merchant_rpc"]) as world:
         assert (await world.client.get("/readyz")).json()["data"] == {
             "status": "READY",
             "services": {"order_rpc": "READY", "payment_rpc": "READY"},
@@ -706,7 +707,7 @@ async def test_a_server_that_is_away_is_503_without_an_address(tmp_path: Path) -
     assert refused(keyed, 503, "NEIGHBOUR_UNAVAILABLE")["details"]["safe_to_retry"] is True
     refused(stranger, 401, "UNAUTHENTICATED")  # nobody has to be there to turn a stranger away
     assert refused(ready, 503, "UNAVAILABLE")["details"]["metadata"] == dict.fromkeys(
-        ("order_rpc", "payment_rpc", "seckill_rpc"), "AWAY"
+        SERVICES, "AWAY"
     )
     assert alive.status_code == 200
     assert all(address not in answer.text for answer in (read, write, keyed))

@@ -135,3 +135,20 @@ def test_a_text_with_anything_to_see_is_taken(name: str) -> None:
         )
         == {}
     )
+
+
+def test_texts_in_lists_and_values_of_maps_are_looked_at_and_named() -> None:
+    texts = FreeTexts(order_pb2.CreateOrderRequest.DESCRIPTOR)
+    order = order_pb2.CreateOrderRequest(
+        items=[
+            {"product_name": "Cup", "attributes": {"colour": "blue"}},
+            {"product_name": "Cup\n", "attributes": {"card": "4111 1111 1111 1111"}},
+        ],
+        metadata={"note": "\u202eevil", "campaign": "spring"},
+    )
+    assert texts.problems(order) == {
+        "items[1].product_name": STEERING_PROBLEM,
+        "items[1].attributes[card]": CARD_PROBLEM,
+        "metadata[note]": STEERING_PROBLEM,
+    }
+    assert texts.problems(order_pb2.CreateOrderRequest(items=order.items[:1])) == {}

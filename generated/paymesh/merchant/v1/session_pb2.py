@@ -29,7 +29,7 @@ from paymesh.merchant.v1 import member_pb2 as paymesh_dot_merchant_dot_v1_dot_me
 from paymesh.options.v1 import options_pb2 as paymesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!paymesh/merchant/v1/session.proto\x12\x13paymesh.merchant.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a paymesh/merchant/v1/member.proto\x1a paymesh/options/v1/options.proto\"P\n\nMembership\x12\x13\n\x0bmerchant_id\x18\x01 \x01(\t\x12-\n\x04role\x18\x02 \x01(\x0e\x32\x1f.paymesh.merchant.v1.MemberRole\"\xa8\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1c\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\x12\x35\n\x11\x61\x63\x63\x65ss_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\rrefresh_token\x18\x04 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\x12\x33\n\x0fidle_expires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tmember_id\x18\x07 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x08 \x01(\t\x12-\n\x04role\x18\t \x01(\x0e\x32\x1f.paymesh.merchant.v1.MemberRole\x12\x0e\n\x06scopes\x18\n \x03(\t\x12\x34\n\x0bmemberships\x18\x0b \x03(\x0b\x32\x1f.paymesh.merchant.v1.Membership\x12\x13\n\x0bis_operator\x18\x0c \x01(\x08\"\xbe\x01\n\x14\x43reateSessionRequest\x12\x1f\n\x05\x65mail\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x03\x18\xfe\x01\xb2\xbb\x18\x02\x18\x01\x12\"\n\x08password\x18\x02 \x01(\tB\x10\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\x12\x31\n\x04\x63ode\x18\x03 \x01(\tB#\xbaH\x18r\x16\x32\x14^[A-Za-z0-9-]{0,32}$\xb2\xbb\x18\x04\x10\x01\x18\x01\x12.\n\x0bmerchant_id\x18\x04 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{0,32}$\"F\n\x15\x43reateSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.paymesh.merchant.v1.Session\"\x84\x01\n\x15RefreshSessionRequest\x12;\n\rrefresh_token\x18\x01 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12.\n\x0bmerchant_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{0,32}$\"G\n\x16RefreshSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.paymesh.merchant.v1.Session\"\xf4\x01\n\x0bSessionInfo\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nis_current\x18\x07 \x01(\x08\"\x15\n\x13ListSessionsRequest\"J\n\x14ListSessionsResponse\x12\x32\n\x08sessions\x18\x01 \x03(\x0b\x32 .paymesh.merchant.v1.SessionInfo\"H\n\x14RevokeSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\"\x17\n\x15RevokeSessionResponse\"6\n\x10\x45nrolTotpRequest\x12\"\n\x08password\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\"@\n\x11\x45nrolTotpResponse\x12\x16\n\x06secret\x18\x01 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\x12\x13\n\x03uri\x18\x02 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\"=\n\x12\x43onfirmTotpRequest\x12\'\n\x04\x63ode\x18\x01 \x01(\tB\x19\xbaH\x0er\x0c\x32\n^[0-9]{6}$\xb2\xbb\x18\x04\x10\x01\x18\x01\"5\n\x13\x43onfirmTotpResponse\x12\x1e\n\x0erecovery_codes\x18\x01 \x03(\tB\x06\xb2\xbb\x18\x02\x18\x01\"k\n\x12\x44isableTotpRequest\x12\"\n\x08password\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\x12\x31\n\x04\x63ode\x18\x02 \x01(\tB#\xbaH\x18r\x16\x32\x14^[A-Za-z0-9-]{6,32}$\xb2\xbb\x18\x04\x10\x01\x18\x01\"\x15\n\x13\x44isableTotpResponse\">\n\x1bRequestPasswordResetRequest\x12\x1f\n\x05\x65mail\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x03\x18\xfe\x01\xb2\xbb\x18\x02\x18\x01\"\x1e\n\x1cRequestPasswordResetResponse\"o\n\x14ResetPasswordRequest\x12\x33\n\x05token\x18\x01 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12\"\n\x08password\x18\x02 \x01(\tB\x10\xbaH\x07r\x05\x10\x0c\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\"\x17\n\x15ResetPasswordResponse\"G\n\x15\x42\x65ginOidcLoginRequest\x12.\n\x0bmerchant_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{0,32}$\"P\n\x16\x42\x65ginOidcLoginResponse\x12\x19\n\x11\x61uthorization_url\x18\x01 \x01(\t\x12\x1b\n\x0blogin_token\x18\x02 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\"\xb4\x01\n\x16\x46inishOidcLoginRequest\x12\x39\n\x0blogin_token\x18\x01 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12\x33\n\x05state\x18\x02 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12*\n\x04\x63ode\x18\x03 \x01(\tB\x1c\xbaH\x13r\x11\x32\x0f^[!-~]{1,1000}$\xb2\xbb\x18\x02\x18\x01\"H\n\x17\x46inishOidcLoginResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.paymesh.merchant.v1.Session2\xe0\x0e\n\x0eSessionService\x12\xa5\x01\n\rCreateSession\x12).paymesh.merchant.v1.CreateSessionRequest\x1a*.paymesh.merchant.v1.CreateSessionResponse\"=\xaa\xbb\x18\x15\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x08 \x01\x32\x03\x08\xc9\x01p\x01\x82\xd3\xe4\x93\x02\x1e\"\x10/api/v1/sessions:\x01*b\x07session\x12\xab\x01\n\x0eRefreshSession\x12*.paymesh.merchant.v1.RefreshSessionRequest\x1a+.paymesh.merchant.v1.RefreshSessionResponse\"@\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x03 \x01p\x01\x82\xd3\xe4\x93\x02&\"\x18/api/v1/sessions:refresh:\x01*b\x07session\x12\x98\x01\n\x0cListSessions\x12(.paymesh.merchant.v1.ListSessionsRequest\x1a).paymesh.merchant.v1.ListSessionsResponse\"3\x90\x02\x01\xaa\xbb\x18\x14\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x03 \x01`\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/sessions\x12\xa8\x01\n\rRevokeSession\x12).paymesh.merchant.v1.RevokeSessionRequest\x1a*.paymesh.merchant.v1.RevokeSessionResponse\"@\x90\x02\x02\xaa\xbb\x18\x14\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x03 \x01`\x01\x82\xd3\xe4\x93\x02\x1f*\x1d/api/v1/sessions/{session_id}\x12\x97\x01\n\tEnrolTotp\x12%.paymesh.merchant.v1.EnrolTotpRequest\x1a&.paymesh.merchant.v1.EnrolTotpResponse\";\xaa\xbb\x18\x1a\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x08 \x01*\x04\x08\x01\x10\x05`\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/totp:enrol:\x01*\x12\x9f\x01\n\x0b\x43onfirmTotp\x12\'.paymesh.merchant.v1.ConfirmTotpRequest\x1a(.paymesh.merchant.v1.ConfirmTotpResponse\"=\xaa\xbb\x18\x1a\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x08 \x01*\x04\x08\x01\x10\x05`\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/totp:confirm:\x01*\x12\x9f\x01\n\x0b\x44isableTotp\x12\'.paymesh.merchant.v1.DisableTotpRequest\x1a(.paymesh.merchant.v1.DisableTotpResponse\"=\xaa\xbb\x18\x1a\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x08 \x01*\x04\x08\x01\x10\x05`\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/totp:disable:\x01*\x12\xbf\x01\n\x14RequestPasswordReset\x12\x30.paymesh.merchant.v1.RequestPasswordResetRequest\x1a\x31.paymesh.merchant.v1.RequestPasswordResetResponse\"B\xaa\xbb\x18\x15\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01\x32\x03\x08\xca\x01p\x01\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/password:request-reset:\x01*\x12\x9d\x01\n\rResetPassword\x12).paymesh.merchant.v1.ResetPasswordRequest\x1a*.paymesh.merchant.v1.ResetPasswordResponse\"5\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x08 \x01p\x01\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/password:reset:\x01*\x12\xa5\x01\n\x0e\x42\x65ginOidcLogin\x12*.paymesh.merchant.v1.BeginOidcLoginRequest\x1a+.paymesh.merchant.v1.BeginOidcLoginResponse\":\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01p\x01\x82\xd3\xe4\x93\x02 \"\x1b/api/v1/sessions:begin-oidc:\x01*\x12\xb7\x01\n\x0f\x46inishOidcLogin\x12+.paymesh.merchant.v1.FinishOidcLoginRequest\x1a,.paymesh.merchant.v1.FinishOidcLoginResponse\"I\xaa\xbb\x18\x15\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x08 \x01\x32\x03\x08\xc9\x01p\x01\x82\xd3\xe4\x93\x02*\"\x1c/api/v1/sessions:finish-oidc:\x01*b\x07session\x1a\x10\xc2\xbb\x18\x0cmerchant_rpcb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!paymesh/merchant/v1/session.proto\x12\x13paymesh.merchant.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a paymesh/merchant/v1/member.proto\x1a paymesh/options/v1/options.proto\"P\n\nMembership\x12\x13\n\x0bmerchant_id\x18\x01 \x01(\t\x12-\n\x04role\x18\x02 \x01(\x0e\x32\x1f.paymesh.merchant.v1.MemberRole\"\xa8\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1c\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\x12\x35\n\x11\x61\x63\x63\x65ss_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\rrefresh_token\x18\x04 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\x12\x33\n\x0fidle_expires_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tmember_id\x18\x07 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x08 \x01(\t\x12-\n\x04role\x18\t \x01(\x0e\x32\x1f.paymesh.merchant.v1.MemberRole\x12\x0e\n\x06scopes\x18\n \x03(\t\x12\x34\n\x0bmemberships\x18\x0b \x03(\x0b\x32\x1f.paymesh.merchant.v1.Membership\x12\x13\n\x0bis_operator\x18\x0c \x01(\x08\"\xdb\x01\n\x14\x43reateSessionRequest\x12<\n\x05\x65mail\x18\x01 \x01(\tB-\xbaH$r\"2 ^[!-?A-~]{1,64}@[!-?A-~]{1,189}$\xb2\xbb\x18\x02\x18\x01\x12\"\n\x08password\x18\x02 \x01(\tB\x10\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\x12\x31\n\x04\x63ode\x18\x03 \x01(\tB#\xbaH\x18r\x16\x32\x14^[A-Za-z0-9-]{0,32}$\xb2\xbb\x18\x04\x10\x01\x18\x01\x12.\n\x0bmerchant_id\x18\x04 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{0,32}$\"F\n\x15\x43reateSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.paymesh.merchant.v1.Session\"\x84\x01\n\x15RefreshSessionRequest\x12;\n\rrefresh_token\x18\x01 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12.\n\x0bmerchant_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{0,32}$\"G\n\x16RefreshSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.paymesh.merchant.v1.Session\"\xf4\x01\n\x0bSessionInfo\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nis_current\x18\x07 \x01(\x08\"\x15\n\x13ListSessionsRequest\"J\n\x14ListSessionsResponse\x12\x32\n\x08sessions\x18\x01 \x03(\x0b\x32 .paymesh.merchant.v1.SessionInfo\"H\n\x14RevokeSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\"\x17\n\x15RevokeSessionResponse\"6\n\x10\x45nrolTotpRequest\x12\"\n\x08password\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\"@\n\x11\x45nrolTotpResponse\x12\x16\n\x06secret\x18\x01 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\x12\x13\n\x03uri\x18\x02 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\"=\n\x12\x43onfirmTotpRequest\x12\'\n\x04\x63ode\x18\x01 \x01(\tB\x19\xbaH\x0er\x0c\x32\n^[0-9]{6}$\xb2\xbb\x18\x04\x10\x01\x18\x01\"5\n\x13\x43onfirmTotpResponse\x12\x1e\n\x0erecovery_codes\x18\x01 \x03(\tB\x06\xb2\xbb\x18\x02\x18\x01\"k\n\x12\x44isableTotpRequest\x12\"\n\x08password\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\x12\x31\n\x04\x63ode\x18\x02 \x01(\tB#\xbaH\x18r\x16\x32\x14^[A-Za-z0-9-]{6,32}$\xb2\xbb\x18\x04\x10\x01\x18\x01\"\x15\n\x13\x44isableTotpResponse\"[\n\x1bRequestPasswordResetRequest\x12<\n\x05\x65mail\x18\x01 \x01(\tB-\xbaH$r\"2 ^[!-?A-~]{1,64}@[!-?A-~]{1,189}$\xb2\xbb\x18\x02\x18\x01\"\x1e\n\x1cRequestPasswordResetResponse\"o\n\x14ResetPasswordRequest\x12\x33\n\x05token\x18\x01 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12\"\n\x08password\x18\x02 \x01(\tB\x10\xbaH\x07r\x05\x10\x0c\x18\xc8\x01\xb2\xbb\x18\x02\x18\x01\"\x17\n\x15ResetPasswordResponse\"G\n\x15\x42\x65ginOidcLoginRequest\x12.\n\x0bmerchant_id\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{0,32}$\"P\n\x16\x42\x65ginOidcLoginResponse\x12\x19\n\x11\x61uthorization_url\x18\x01 \x01(\t\x12\x1b\n\x0blogin_token\x18\x02 \x01(\tB\x06\xb2\xbb\x18\x02\x18\x01\"\xb4\x01\n\x16\x46inishOidcLoginRequest\x12\x39\n\x0blogin_token\x18\x01 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12\x33\n\x05state\x18\x02 \x01(\tB$\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_-]{20,100}$\xb2\xbb\x18\x02\x18\x01\x12*\n\x04\x63ode\x18\x03 \x01(\tB\x1c\xbaH\x13r\x11\x32\x0f^[!-~]{1,1000}$\xb2\xbb\x18\x02\x18\x01\"H\n\x17\x46inishOidcLoginResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1c.paymesh.merchant.v1.Session2\xe0\x0e\n\x0eSessionService\x12\xa5\x01\n\rCreateSession\x12).paymesh.merchant.v1.CreateSessionRequest\x1a*.paymesh.merchant.v1.CreateSessionResponse\"=\xaa\xbb\x18\x15\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x08 \x01\x32\x03\x08\xc9\x01p\x01\x82\xd3\xe4\x93\x02\x1e\"\x10/api/v1/sessions:\x01*b\x07session\x12\xab\x01\n\x0eRefreshSession\x12*.paymesh.merchant.v1.RefreshSessionRequest\x1a+.paymesh.merchant.v1.RefreshSessionResponse\"@\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x03 \x01p\x01\x82\xd3\xe4\x93\x02&\"\x18/api/v1/sessions:refresh:\x01*b\x07session\x12\x98\x01\n\x0cListSessions\x12(.paymesh.merchant.v1.ListSessionsRequest\x1a).paymesh.merchant.v1.ListSessionsResponse\"3\x90\x02\x01\xaa\xbb\x18\x14\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x03 \x01`\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/sessions\x12\xa8\x01\n\rRevokeSession\x12).paymesh.merchant.v1.RevokeSessionRequest\x1a*.paymesh.merchant.v1.RevokeSessionResponse\"@\x90\x02\x02\xaa\xbb\x18\x14\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x03 \x01`\x01\x82\xd3\xe4\x93\x02\x1f*\x1d/api/v1/sessions/{session_id}\x12\x97\x01\n\tEnrolTotp\x12%.paymesh.merchant.v1.EnrolTotpRequest\x1a&.paymesh.merchant.v1.EnrolTotpResponse\";\xaa\xbb\x18\x1a\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x08 \x01*\x04\x08\x01\x10\x05`\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/totp:enrol:\x01*\x12\x9f\x01\n\x0b\x43onfirmTotp\x12\'.paymesh.merchant.v1.ConfirmTotpRequest\x1a(.paymesh.merchant.v1.ConfirmTotpResponse\"=\xaa\xbb\x18\x1a\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x08 \x01*\x04\x08\x01\x10\x05`\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/totp:confirm:\x01*\x12\x9f\x01\n\x0b\x44isableTotp\x12\'.paymesh.merchant.v1.DisableTotpRequest\x1a(.paymesh.merchant.v1.DisableTotpResponse\"=\xaa\xbb\x18\x1a\n\x02\x08\x03\n\x02\x08\x04\x12\x02\x08\x03\x1a\x02\x08\x08 \x01*\x04\x08\x01\x10\x05`\x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/totp:disable:\x01*\x12\xbf\x01\n\x14RequestPasswordReset\x12\x30.paymesh.merchant.v1.RequestPasswordResetRequest\x1a\x31.paymesh.merchant.v1.RequestPasswordResetResponse\"B\xaa\xbb\x18\x15\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01\x32\x03\x08\xca\x01p\x01\x82\xd3\xe4\x93\x02#\"\x1e/api/v1/password:request-reset:\x01*\x12\x9d\x01\n\rResetPassword\x12).paymesh.merchant.v1.ResetPasswordRequest\x1a*.paymesh.merchant.v1.ResetPasswordResponse\"5\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x08 \x01p\x01\x82\xd3\xe4\x93\x02\x1b\"\x16/api/v1/password:reset:\x01*\x12\xa5\x01\n\x0e\x42\x65ginOidcLogin\x12*.paymesh.merchant.v1.BeginOidcLoginRequest\x1a+.paymesh.merchant.v1.BeginOidcLoginResponse\":\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01p\x01\x82\xd3\xe4\x93\x02 \"\x1b/api/v1/sessions:begin-oidc:\x01*\x12\xb7\x01\n\x0f\x46inishOidcLogin\x12+.paymesh.merchant.v1.FinishOidcLoginRequest\x1a,.paymesh.merchant.v1.FinishOidcLoginResponse\"I\xaa\xbb\x18\x15\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x08 \x01\x32\x03\x08\xc9\x01p\x01\x82\xd3\xe4\x93\x02*\"\x1c/api/v1/sessions:finish-oidc:\x01*b\x07session\x1a\x10\xc2\xbb\x18\x0cmerchant_rpcb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_SESSION'].fields_by_name['refresh_token']._serialized_options = b'\262\273\030\002\030\001'
   _globals['_CREATESESSIONREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_CREATESESSIONREQUEST'].fields_by_name['email']._serialized_options = b'\272H\007r\005\020\003\030\376\001\262\273\030\002\030\001'
+  _globals['_CREATESESSIONREQUEST'].fields_by_name['email']._serialized_options = b'\272H$r\"2 ^[!-?A-~]{1,64}@[!-?A-~]{1,189}$\262\273\030\002\030\001'
   _globals['_CREATESESSIONREQUEST'].fields_by_name['password']._loaded_options = None
   _globals['_CREATESESSIONREQUEST'].fields_by_name['password']._serialized_options = b'\272H\007r\005\020\001\030\310\001\262\273\030\002\030\001'
   _globals['_CREATESESSIONREQUEST'].fields_by_name['code']._loaded_options = None
@@ -69,7 +69,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISABLETOTPREQUEST'].fields_by_name['code']._loaded_options = None
   _globals['_DISABLETOTPREQUEST'].fields_by_name['code']._serialized_options = b'\272H\030r\0262\024^[A-Za-z0-9-]{6,32}$\262\273\030\004\020\001\030\001'
   _globals['_REQUESTPASSWORDRESETREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_REQUESTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H\007r\005\020\003\030\376\001\262\273\030\002\030\001'
+  _globals['_REQUESTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H$r\"2 ^[!-?A-~]{1,64}@[!-?A-~]{1,189}$\262\273\030\002\030\001'
   _globals['_RESETPASSWORDREQUEST'].fields_by_name['token']._loaded_options = None
   _globals['_RESETPASSWORDREQUEST'].fields_by_name['token']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_-]{20,100}$\262\273\030\002\030\001'
   _globals['_RESETPASSWORDREQUEST'].fields_by_name['password']._loaded_options = None
@@ -113,51 +113,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION']._serialized_start=301
   _globals['_SESSION']._serialized_end=725
   _globals['_CREATESESSIONREQUEST']._serialized_start=728
-  _globals['_CREATESESSIONREQUEST']._serialized_end=918
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=920
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=990
-  _globals['_REFRESHSESSIONREQUEST']._serialized_start=993
-  _globals['_REFRESHSESSIONREQUEST']._serialized_end=1125
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=1127
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=1198
-  _globals['_SESSIONINFO']._serialized_start=1201
-  _globals['_SESSIONINFO']._serialized_end=1445
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1447
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1468
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1470
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1544
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1546
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1618
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1620
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1643
-  _globals['_ENROLTOTPREQUEST']._serialized_start=1645
-  _globals['_ENROLTOTPREQUEST']._serialized_end=1699
-  _globals['_ENROLTOTPRESPONSE']._serialized_start=1701
-  _globals['_ENROLTOTPRESPONSE']._serialized_end=1765
-  _globals['_CONFIRMTOTPREQUEST']._serialized_start=1767
-  _globals['_CONFIRMTOTPREQUEST']._serialized_end=1828
-  _globals['_CONFIRMTOTPRESPONSE']._serialized_start=1830
-  _globals['_CONFIRMTOTPRESPONSE']._serialized_end=1883
-  _globals['_DISABLETOTPREQUEST']._serialized_start=1885
-  _globals['_DISABLETOTPREQUEST']._serialized_end=1992
-  _globals['_DISABLETOTPRESPONSE']._serialized_start=1994
-  _globals['_DISABLETOTPRESPONSE']._serialized_end=2015
-  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_start=2017
-  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_end=2079
-  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_start=2081
-  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_end=2111
-  _globals['_RESETPASSWORDREQUEST']._serialized_start=2113
-  _globals['_RESETPASSWORDREQUEST']._serialized_end=2224
-  _globals['_RESETPASSWORDRESPONSE']._serialized_start=2226
-  _globals['_RESETPASSWORDRESPONSE']._serialized_end=2249
-  _globals['_BEGINOIDCLOGINREQUEST']._serialized_start=2251
-  _globals['_BEGINOIDCLOGINREQUEST']._serialized_end=2322
-  _globals['_BEGINOIDCLOGINRESPONSE']._serialized_start=2324
-  _globals['_BEGINOIDCLOGINRESPONSE']._serialized_end=2404
-  _globals['_FINISHOIDCLOGINREQUEST']._serialized_start=2407
-  _globals['_FINISHOIDCLOGINREQUEST']._serialized_end=2587
-  _globals['_FINISHOIDCLOGINRESPONSE']._serialized_start=2589
-  _globals['_FINISHOIDCLOGINRESPONSE']._serialized_end=2661
-  _globals['_SESSIONSERVICE']._serialized_start=2664
-  _globals['_SESSIONSERVICE']._serialized_end=4552
+  _globals['_CREATESESSIONREQUEST']._serialized_end=947
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=949
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=1019
+  _globals['_REFRESHSESSIONREQUEST']._serialized_start=1022
+  _globals['_REFRESHSESSIONREQUEST']._serialized_end=1154
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=1156
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=1227
+  _globals['_SESSIONINFO']._serialized_start=1230
+  _globals['_SESSIONINFO']._serialized_end=1474
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1476
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1497
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1499
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1573
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1575
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1647
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1649
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1672
+  _globals['_ENROLTOTPREQUEST']._serialized_start=1674
+  _globals['_ENROLTOTPREQUEST']._serialized_end=1728
+  _globals['_ENROLTOTPRESPONSE']._serialized_start=1730
+  _globals['_ENROLTOTPRESPONSE']._serialized_end=1794
+  _globals['_CONFIRMTOTPREQUEST']._serialized_start=1796
+  _globals['_CONFIRMTOTPREQUEST']._serialized_end=1857
+  _globals['_CONFIRMTOTPRESPONSE']._serialized_start=1859
+  _globals['_CONFIRMTOTPRESPONSE']._serialized_end=1912
+  _globals['_DISABLETOTPREQUEST']._serialized_start=1914
+  _globals['_DISABLETOTPREQUEST']._serialized_end=2021
+  _globals['_DISABLETOTPRESPONSE']._serialized_start=2023
+  _globals['_DISABLETOTPRESPONSE']._serialized_end=2044
+  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_start=2046
+  _globals['_REQUESTPASSWORDRESETREQUEST']._serialized_end=2137
+  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_start=2139
+  _globals['_REQUESTPASSWORDRESETRESPONSE']._serialized_end=2169
+  _globals['_RESETPASSWORDREQUEST']._serialized_start=2171
+  _globals['_RESETPASSWORDREQUEST']._serialized_end=2282
+  _globals['_RESETPASSWORDRESPONSE']._serialized_start=2284
+  _globals['_RESETPASSWORDRESPONSE']._serialized_end=2307
+  _globals['_BEGINOIDCLOGINREQUEST']._serialized_start=2309
+  _globals['_BEGINOIDCLOGINREQUEST']._serialized_end=2380
+  _globals['_BEGINOIDCLOGINRESPONSE']._serialized_start=2382
+  _globals['_BEGINOIDCLOGINRESPONSE']._serialized_end=2462
+  _globals['_FINISHOIDCLOGINREQUEST']._serialized_start=2465
+  _globals['_FINISHOIDCLOGINREQUEST']._serialized_end=2645
+  _globals['_FINISHOIDCLOGINRESPONSE']._serialized_start=2647
+  _globals['_FINISHOIDCLOGINRESPONSE']._serialized_end=2719
+  _globals['_SESSIONSERVICE']._serialized_start=2722
+  _globals['_SESSIONSERVICE']._serialized_end=4610
 # @@protoc_insertion_point(module_scope)

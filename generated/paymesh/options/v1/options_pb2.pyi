@@ -493,7 +493,7 @@ class FieldPolicy(_message.Message):
     max_bytes: _builtins.int
     """For message fields whose type is not ours: largest size in bytes."""
     free_text: Global___FreeText.ValueType
-    """What people write in their own words. Judged where it enters; a sibling service that passes it on is not asked again."""
+    """What people write in their own words; of a map its values. Judged where it enters; a sibling service that passes it on is not asked again."""
     minor_units_field: _builtins.str
     """For an amount in major units: name of the field beside it that takes minor units. A bare JSON integer of a ROLE_MERCHANT caller is refused with
     both readings, or goes there when the merchant decided so.
