@@ -8,6 +8,9 @@ from datetime import timedelta
 from secrets import token_bytes
 
 from merchant_rpc.app import RETRY_CONSTRAINTS, MerchantApp, MerchantConfig
+from merchant_rpc.oidc import IdentityProvider, OidcClient
+from merchant_rpc.passwords import Passwords
+from merchant_rpc.people_key import PeopleKey
 from merchant_rpc.peppers import Peppers
 from merchant_rpc.settings import MerchantSettings
 from merchant_rpc.tables import metadata
@@ -22,7 +25,7 @@ from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
-from mesh.token_issuers import MERCHANTS, OwnTokenSigner
+from mesh.token_issuers import MERCHANTS, OPERATORS, OwnTokenSigner
 
 
 async def run(settings: MerchantSettings) -> None:
@@ -42,13 +45,23 @@ async def run(settings: MerchantSettings) -> None:
     )
     await migrations.check_current("merchant_rpc", db.engine)
     server = MeshServer(settings, clock=clock, ids=ids)
+    passwords = Passwords(
+        memory_kib=settings.password_memory_mib * 1024,
+        rounds=settings.password_rounds,
+        lanes=settings.password_lanes,
+    )
+    provider = _identity_provider(settings, clock=clock)
     app = MerchantApp(
         db=db,
         clock=clock,
         ids=ids,
         page_tokens=PageTokens.from_settings(settings),
         signer=_signer(settings, clock=clock, ids=ids),
+        operator_signer=_operator_signer(settings, clock=clock, ids=ids),
         peppers=_peppers(settings),
+        passwords=passwords,
+        people_key=_people_key(settings),
+        identity_provider=provider,
         random_bytes=token_bytes,
         config=MerchantConfig(
             public_url=settings.public_url,
@@ -68,7 +81,11 @@ async def run(settings: MerchantSettings) -> None:
         settings,
         server,
         open_registrar(settings),
-        closers=[db.close],
+        closers=[
+            *([] if provider is None else [provider.close]),
+            passwords.close,
+            db.close,
+        ],
         workers=[
             *app.workers,
             clock_worker(db, clock=clock, watch=server.clock_watch),
@@ -88,6 +105,33 @@ def _peppers(settings: MerchantSettings) -> Peppers:
     if settings.pepper_file is None:
         raise ValueError("pepper_file is not set: digests of API keys are made with it")
     return Peppers.of_file(settings.pepper_file)
+
+
+def _operator_signer(
+    settings: MerchantSettings, *, clock: Clock, ids: Ids
+) -> OwnTokenSigner | None:
+    if settings.operator_key_file is None:
+        return None
+    return OwnTokenSigner.of_file(OPERATORS, settings.operator_key_file, clock=clock, ids=ids)
+
+
+def _people_key(settings: MerchantSettings) -> PeopleKey:
+    if settings.totp_key_file is None:
+        raise ValueError("totp_key_file is not set: it protects what people log in with")
+    return PeopleKey.of_file(settings.totp_key_file, random_bytes=token_bytes)
+
+
+def _identity_provider(settings: MerchantSettings, *, clock: Clock) -> IdentityProvider | None:
+    if not settings.oidc_issuer:
+        return None
+    client = OidcClient(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret_file=settings.oidc_client_secret_file,
+        scopes=settings.oidc_scopes,
+        redirect_url=settings.public_url.rstrip("/") + "/console/oidc",
+    )
+    return IdentityProvider(client, clock=clock)
 
 
 def main() -> None:

@@ -8,15 +8,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from paymesh.merchant.v1 import api_key_pb2_grpc
+from paymesh.merchant.v1 import api_key_pb2_grpc, session_pb2_grpc
 
+from merchant_rpc.passwords import Passwords
+from merchant_rpc.people_key import PeopleKey
 from merchant_rpc.peppers import Peppers
 from merchant_rpc.servicer.api_keys import ApiKeyServicer
+from merchant_rpc.servicer.sessions import SessionServicer
 from merchant_rpc.usecases.actions import Actions
 from merchant_rpc.usecases.api_keys import ApiKeys
+from merchant_rpc.usecases.grants import Grants
 from merchant_rpc.usecases.key_exchanges import KeyExchanges
+from merchant_rpc.usecases.login_attempts import LoginAttempts
+from merchant_rpc.usecases.logins import Logins
 from merchant_rpc.usecases.mail import LoggedMail, Mail
+from merchant_rpc.usecases.oidc_logins import OidcLogins, Provider
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
+from merchant_rpc.usecases.operators import Operators
+from merchant_rpc.usecases.password_resets import PasswordResets
+from merchant_rpc.usecases.second_factor import SecondFactor
+from merchant_rpc.usecases.sessions import Sessions
 from merchant_rpc.workers import make_workers
 from mesh.clock import Clock
 from mesh.db import Database
@@ -30,7 +41,13 @@ from mesh.worker import Worker
 
 KEY_ATTEMPTS_PER_SECOND: Final = 20  # of one client network
 # Another transaction created the same thing first: this one runs again and finds it.
-RETRY_CONSTRAINTS = ("pk_merchant", "uq_member_email_digest", "pk_membership", "pk_log_chain")
+RETRY_CONSTRAINTS = (
+    "pk_merchant",
+    "uq_member_email_digest",
+    "uq_member_oidc_sub",
+    "pk_membership",
+    "pk_log_chain",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +70,76 @@ class MerchantApp:
         ids: Ids,
         page_tokens: PageTokens,
         signer: OwnTokenSigner,
+        operator_signer: OwnTokenSigner | None,
         peppers: Peppers,
+        passwords: Passwords,
+        people_key: PeopleKey,
+        identity_provider: Provider | None,
         random_bytes: Callable[[int], bytes],
         config: MerchantConfig,
     ) -> None:
-        """Takes `random_bytes`, for what nobody may guess."""
+        """
+        Args:
+            signer, operator_signer: of tokens of keys and members, and of operators; without the
+                second one operators do not log in here.
+            identity_provider: of a firm, where one is configured.
+            random_bytes: for what nobody may guess.
+        """
         # shared by the use cases
         self.actions = Actions(clock=clock)
         self.links = OneTimeLinks(clock=clock)
         self.mail = Mail(
             clock=clock, ids=ids, public_url=config.public_url, is_available=config.logs_mail
+        )
+        # sessions
+        self.attempts = LoginAttempts(clock=clock)
+        self.operators = Operators(clock=clock, ids=ids, links=self.links, actions=self.actions)
+        grants = Grants(
+            clock=clock,
+            ids=ids,
+            key=people_key,
+            random_bytes=random_bytes,
+            members=signer,
+            operators=operator_signer,
+        )
+        self.second_factor = SecondFactor(
+            db=db,
+            clock=clock,
+            key=people_key,
+            passwords=passwords,
+            attempts=self.attempts,
+            actions=self.actions,
+            random_bytes=random_bytes,
+            name="paymesh",
+        )
+        self.logins = Logins(
+            db=db,
+            clock=clock,
+            passwords=passwords,
+            attempts=self.attempts,
+            second_factor=self.second_factor,
+            grants=grants,
+        )
+        self.sessions = Sessions(
+            db=db, clock=clock, key=people_key, grants=grants, actions=self.actions
+        )
+        self.password_resets = PasswordResets(
+            db=db,
+            clock=clock,
+            passwords=passwords,
+            attempts=self.attempts,
+            links=self.links,
+            mail=self.mail,
+            actions=self.actions,
+        )
+        self.oidc_logins = OidcLogins(
+            db=db,
+            clock=clock,
+            ids=ids,
+            provider=identity_provider,
+            links=self.links,
+            attempts=self.attempts,
+            grants=grants,
         )
         # keys
         self.api_keys = ApiKeys(
@@ -88,6 +165,8 @@ class MerchantApp:
             db=db,
             links=self.links,
             key_exchanges=self.key_exchanges,
+            sessions=self.sessions,
+            attempts=self.attempts,
             relays=relays,
             idle_seconds=config.scan_interval_seconds,
         )
@@ -96,6 +175,16 @@ class MerchantApp:
         """Puts the services of merchant_rpc behind a server's pipeline."""
         # merchants and members
         # sessions
+        server.add(
+            session_pb2_grpc.add_SessionServiceServicer_to_server,
+            SessionServicer(
+                logins=self.logins,
+                sessions=self.sessions,
+                second_factor=self.second_factor,
+                password_resets=self.password_resets,
+                oidc_logins=self.oidc_logins,
+            ),
+        )
         # keys
         server.add(
             api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,

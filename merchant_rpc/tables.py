@@ -160,8 +160,10 @@ SESSION = Table(
     Column("session_id", Identifier(32), primary_key=True),
     Column("member_id", _MEMBER, nullable=False),
     Column("merchant_id", _MERCHANT, nullable=False),  # "" for an operator
-    Column("refresh_digest", _DIGEST, nullable=False, unique=True),
-    Column("previous_refresh_digest", _DIGEST, nullable=True, unique=True),
+    # Makes refresh tokens together with a key that is not in the database.
+    Column("refresh_seed", _DIGEST, nullable=False),
+    Column("rotation", Integer, nullable=False),  # of the token that is good now
+    Column("rotated_at", UtcMillis, nullable=False),
     Column("client_address", _ADDRESS, nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("last_used_at", UtcMillis, nullable=False),
@@ -170,6 +172,7 @@ SESSION = Table(
     Column("revoked_at", UtcMillis, nullable=True),
     ForeignKeyConstraint(["member_id"], ["member.member_id"]),
     CheckConstraint("idle_expires_at <= expires_at", name="idle_expires_at"),
+    CheckConstraint("rotation > 0", name="rotation"),
     Index("ix_session_member_id", "member_id", "created_at"),
     Index("ix_session_merchant_id", "merchant_id", "revoked_at"),
     Index("ix_session_expires_at", "expires_at"),
@@ -192,7 +195,7 @@ LOGIN_FAILURE = Table(
     Column("failures", Integer, nullable=False),
     Column("blocked_until", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
-    CheckConstraint("failures > 0", name="failures"),
+    CheckConstraint("failures >= 0", name="failures"),
     Index("ix_login_failure_updated_at", "updated_at"),
 )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merchant_rpc.usecases.key_exchanges import KeyExchanges
+from merchant_rpc.usecases.login_attempts import LoginAttempts
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
+from merchant_rpc.usecases.sessions import Sessions
 from mesh.db import Database
 from mesh.relay import Relay
 from mesh.worker import Worker
@@ -19,6 +21,8 @@ def make_workers(
     db: Database,
     links: OneTimeLinks,
     key_exchanges: KeyExchanges,
+    sessions: Sessions,
+    attempts: LoginAttempts,
     relays: Sequence[Relay],
     idle_seconds: float,
 ) -> list[Worker]:
@@ -27,8 +31,13 @@ def make_workers(
     async def purge_links() -> int:
         return await links.purge_once(db)
 
+    async def purge_attempts() -> int:
+        return await attempts.purge_once(db)
+
     return [
         Worker("purge_links", purge_links, idle_seconds=PURGE_SECONDS),
+        Worker("purge_sessions", sessions.purge_once, idle_seconds=PURGE_SECONDS),
+        Worker("purge_login_failures", purge_attempts, idle_seconds=PURGE_SECONDS),
         Worker("write_key_uses", key_exchanges.write_uses_once, idle_seconds=USE_SECONDS),
         *(
             Worker(

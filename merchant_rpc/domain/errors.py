@@ -153,3 +153,9 @@ class OidcUnavailable(MeshError):
     """No identity provider is configured for logging in."""
 
     reason = "OIDC_UNAVAILABLE"
+
+
+class TotpAlreadyEnrolled(MeshError):
+    """A second factor is enrolled already; DisableTotp ends it."""
+
+    reason = "TOTP_ALREADY_ENROLLED"

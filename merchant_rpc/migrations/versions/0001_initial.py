@@ -258,8 +258,9 @@ def _create_log_ins() -> None:
         _id("session_id", 32),
         _id("member_id", 32),
         _id("merchant_id", 32),
-        _id("refresh_digest", 64),
-        _id("previous_refresh_digest", 64, nullable=True),
+        _id("refresh_seed", 64),
+        sa.Column("rotation", sa.Integer, nullable=False),
+        _time("rotated_at"),
         _id("client_address", 64),
         _time("created_at"),
         _time("last_used_at"),
@@ -270,13 +271,10 @@ def _create_log_ins() -> None:
         sa.CheckConstraint(
             "idle_expires_at <= expires_at", name=op.f("ck_session_idle_expires_at")
         ),
+        sa.CheckConstraint("rotation > 0", name=op.f("ck_session_rotation")),
         sa.ForeignKeyConstraint(
             ["member_id"], ["member.member_id"], name=op.f("fk_session_member_id")
         ),
-        sa.UniqueConstraint(
-            "previous_refresh_digest", name=op.f("uq_session_previous_refresh_digest")
-        ),
-        sa.UniqueConstraint("refresh_digest", name=op.f("uq_session_refresh_digest")),
         **_OPTIONS,
     )
     op.create_index("ix_session_expires_at", "session", ["expires_at"])
@@ -301,7 +299,7 @@ def _create_log_ins() -> None:
         _time("blocked_until"),
         _time("updated_at"),
         sa.PrimaryKeyConstraint("subject", name=op.f("pk_login_failure")),
-        sa.CheckConstraint("failures > 0", name=op.f("ck_login_failure_failures")),
+        sa.CheckConstraint("failures >= 0", name=op.f("ck_login_failure_failures")),
         **_OPTIONS,
     )
     op.create_index("ix_login_failure_updated_at", "login_failure", ["updated_at"])

@@ -68,6 +68,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The caller is a key or a token of another issuer, not a session."""
     ERROR_REASON_OIDC_UNAVAILABLE: _ErrorReason.ValueType  # 23
     """No identity provider is configured for logging in."""
+    ERROR_REASON_TOTP_ALREADY_ENROLLED: _ErrorReason.ValueType  # 24
+    """A second factor is enrolled already; DisableTotp ends it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of merchant_rpc."""
@@ -118,4 +120,6 @@ ERROR_REASON_PERSON_REQUIRED: ErrorReason.ValueType  # 22
 """The caller is a key or a token of another issuer, not a session."""
 ERROR_REASON_OIDC_UNAVAILABLE: ErrorReason.ValueType  # 23
 """No identity provider is configured for logging in."""
+ERROR_REASON_TOTP_ALREADY_ENROLLED: ErrorReason.ValueType  # 24
+"""A second factor is enrolled already; DisableTotp ends it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
