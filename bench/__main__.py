@@ -1,7 +1,7 @@
 """`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing
 left behind.
 
-    python -m bench [PART…]    rpc, charge, orders, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
+    python -m bench [PART…]    rpc, keys, charge, orders, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
     python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
 """
 
@@ -14,9 +14,6 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,15 +22,14 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, idle, orders, rpc, seckill_report
+from bench import charge, http, idle, keys, orders, rpc, seckill_report
 from bench.machine import describe
-from bench.processes import Server, server
+from bench.processes import Server, server, wait_for_http
 from bench.servers import SECRET_FILE
 from mesh import logs
 from tools.processes import free_port
 from tools.servers import MariaDB, Redis, server_folder
 
-GATEWAY_START_SECONDS = 30
 IDLE_ACTIVITIES = 30
 console = Console()
 
@@ -42,6 +38,7 @@ def main() -> None:
     """The parts that were named, or all, in order."""
     parts: dict[str, seckill_report.Part] = {
         "rpc": _rpc,
+        "keys": _keys,
         "charge": _charge,
         "orders": _orders,
         "idle": _idle,
@@ -96,6 +93,30 @@ def _rpc(*, quick: bool) -> None:
         ]
         with console.status("HTTP: pass-through and gateway; in turn"):
             _report_http(uvloop.run(http.measure(doors, tokens)))
+
+
+def _keys(*, quick: bool) -> None:
+    del quick
+    with console.status(f"API keys: {keys.KEYS:,} of them, gateway and merchant_rpc"):
+        report = keys.measure()
+    table = Table("Gateway, 100 callers, warm", "requests/s", "CPU µs/request", "more", "goal")
+    rate, cost = report.with_token
+    table.add_row("with a JWT", f"{rate:.0f}", f"{cost:.1f}", "", "")
+    rate, with_key = report.with_key
+    table.add_row(
+        "with an API key", f"{rate:.0f}", f"{with_key:.1f}", f"{with_key - cost:+.1f}", "≤ +10 µs"
+    )
+    console.print(table)
+    table = Table(
+        f"{keys.KEYS:,} distinct keys, each once", "requests/s", "gateway µs", "merchant_rpc µs"
+    )
+    for name, (rate, door, merchants) in report.distinct.items():
+        table.add_row(name, f"{rate:.0f}", f"{door:.0f}", f"{merchants:.0f}")
+    console.print(table)
+    table = Table("One exchange at merchant_rpc", "per second", "CPU µs", "goal")
+    for callers, (rate, cost) in report.exchanges.items():
+        table.add_row(f"{callers} at once", f"{rate:.0f}", f"{cost:.0f}", "≤ 500 µs")
+    console.print(table)
 
 
 def _orders(*, quick: bool) -> None:
@@ -247,23 +268,11 @@ def _gateway(upstream: Server, environment: dict[str, str]) -> Iterator[Server]:
         },
     )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/healthz")
+        wait_for_http(f"http://127.0.0.1:{port}/healthz")
         yield Server(name="gateway", port=port, pid=process.pid)
     finally:
         process.kill()
         process.wait()
-
-
-def _wait_for(url: str) -> None:
-    end = time.monotonic() + GATEWAY_START_SECONDS
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from time import perf_counter
 
 from bench.machine import cpu_seconds, median
 from bench.processes import Server
-from bench.servers import USERS, order_of
+from bench.servers import order_of
 
 CONNECTIONS = 32
 ROUNDS = 7
@@ -33,7 +33,7 @@ async def measure(
     ]
     for round_number in range(ROUNDS + 1):
         for server in servers:
-            rate, cost = await _round(server, requests)
+            rate, cost = await run_round(server, requests)
             if round_number:
                 rates[server.name].append(rate)
                 costs[server.name].append(cost)
@@ -42,7 +42,13 @@ async def measure(
     }
 
 
-async def _round(server: Server, requests: Sequence[bytes]) -> tuple[float, float]:
+async def run_round(server: Server, requests: Sequence[bytes]) -> tuple[float, float]:
+    """Requests per second and µs of CPU per request while clients send these, one after the other,
+    for ROUND_SECONDS.
+
+    Raises:
+        RuntimeError: one was not answered with 200.
+    """
     numbers = count()
     begin, cpu_begin = perf_counter(), cpu_seconds(server.pid)
     end = begin + ROUND_SECONDS
@@ -52,7 +58,7 @@ async def _round(server: Server, requests: Sequence[bytes]) -> tuple[float, floa
         nonlocal done
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         while perf_counter() < end:
-            writer.write(requests[next(numbers) % USERS])
+            writer.write(requests[next(numbers) % len(requests)])
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(

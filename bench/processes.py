@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+START_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +47,20 @@ def server(
     finally:
         process.kill()
         process.wait()
+
+
+def wait_for_http(url: str) -> None:
+    """Waits until a URL is answered.
+
+    Raises:
+        OSError: not within START_SECONDS.
+    """
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,6 +37,7 @@ from mesh.token_issuers import OwnTokenSigner
 
 LAST_USE_PAUSE: Final = timedelta(minutes=1)
 BATCH_MAX: Final = 100  # exchanges that share a query
+USES_BATCH: Final = 200  # that one transaction writes
 USES_MAX: Final = 10_000  # that wait to be written; a further one is left out
 
 _CLOSED: Final = frozenset({MerchantState.CLOSED, MerchantState.PENDING_EMAIL})
@@ -134,11 +136,13 @@ class KeyExchanges:
         return await self._db.read(_revocations, since)
 
     async def write_uses_once(self) -> int:
-        """Writes when keys were last used. Returns how many."""
-        if not self._uses:
-            return 0
-        uses, self._uses = self._uses, {}
-        await self._db.run(api_keys.write_uses, list(uses.values()))
+        """Writes when some keys were last used. Returns how many."""
+        uses = list(islice(self._uses.values(), USES_BATCH))
+        if uses:
+            await self._db.run(api_keys.write_uses, uses)
+        for use in uses:
+            if self._uses.get(use.key_id) is use:  # else it was used again meanwhile
+                del self._uses[use.key_id]
         return len(uses)
 
     async def _find(self, wanted: Sequence[list[str]]) -> list[FoundKey | None]:

@@ -1,0 +1,253 @@
+"""API keys: what a call with a key costs the gateway beside one with a JWT, 10 000 keys that it
+sees for the first time, and what an exchange costs merchant_rpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+
+import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from paymesh.merchant.v1 import api_key_pb2
+
+from bench.http import ROUNDS, run_round
+from bench.key_servers import KEYS, KEYS_FILE
+from bench.machine import cpu_seconds, median
+from bench.processes import Server, server, wait_for_http
+from bench.rpc import close_channels, open_channels
+from bench.servers import SECRET_FILE, order_of
+from mesh.api_key_format import key_sha256
+from mesh.auth import UserTokenIssuer
+from mesh.call import CALLER
+from mesh.caller_tokens import CallerTokens
+from mesh.clock import SystemClock
+from mesh.ids import UlidIds
+from tools.processes import free_port
+
+__all__ = ["KEYS", "Report", "measure"]
+
+WARM = 100  # callers
+CONNECTIONS = 64
+EXCHANGES = 5_000
+CALLERS = (1, 8, 64)
+_METHOD = "/paymesh.merchant.v1.ApiKeyService/ExchangeApiKeyDigest"
+
+Rate = tuple[float, float]  # per second, µs of CPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was measured.
+
+    Attributes:
+        with_token, with_key: of the gateway, warm.
+        distinct: per second, µs of the gateway and of merchant_rpc per request.
+        exchanges: of merchant_rpc by the number of callers at once.
+    """
+
+    with_token: Rate
+    with_key: Rate
+    distinct: dict[str, tuple[float, float, float]]
+    exchanges: dict[int, Rate]
+
+
+def measure() -> Report:
+    """Starts the servers, measures, and ends them."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        environment = _installation(folder)
+        merchants = stack.enter_context(
+            server("merchants", environment, module="bench.key_servers")
+        )
+        shop = stack.enter_context(server("pipeline", environment))
+        door = stack.enter_context(_gateway(shop, merchants, environment))
+        keys = (folder / "keys").read_text().split("\n")
+        return uvloop.run(_measure(folder, door, merchants, keys))
+
+
+async def _measure(folder: Path, door: Server, merchants: Server, keys: Sequence[str]) -> Report:
+    distinct = {}
+    requests = [
+        _request(key, f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n, key in enumerate(keys)
+    ]
+    for name in ("first time", "again"):
+        distinct[name] = await _each_once(door, merchants, requests)
+    tokens = _tokens(folder, WARM)
+    with_token = [_request(token, "10.0.0.1") for token in tokens]
+    costs: dict[str, list[Rate]] = {"token": [], "key": []}
+    for number in range(ROUNDS + 1):
+        for kind, sent in (("token", with_token), ("key", requests[:WARM])):
+            measured = await run_round(door, sent)
+            if number:  # the first one warms up
+                costs[kind].append(measured)
+    return Report(
+        with_token=_median(costs["token"]),
+        with_key=_median(costs["key"]),
+        distinct=distinct,
+        exchanges={
+            callers: await _exchange(folder, merchants, keys, callers) for callers in CALLERS
+        },
+    )
+
+
+def _median(measured: Sequence[Rate]) -> Rate:
+    return median([rate for rate, _ in measured]), median([cost for _, cost in measured])
+
+
+def _request(credential: str, address: str) -> bytes:
+    return (
+        f"GET /api/v1/payments/order/{order_of(1)} HTTP/1.1\r\nhost: bench\r\n"
+        f"x-forwarded-for: {address}\r\nauthorization: Bearer {credential}\r\n\r\n"
+    ).encode()
+
+
+async def _each_once(
+    door: Server, merchants: Server, requests: Sequence[bytes]
+) -> tuple[float, float, float]:
+    numbers = count()
+    begin = perf_counter()
+    before = cpu_seconds(door.pid), cpu_seconds(merchants.pid)
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        while (number := next(numbers)) < len(requests):
+            # on a busy machine some exchange takes longer than a request waits for it
+            while await _status(reader, writer, requests[number]) == 503:
+                pass
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+    done = len(requests)
+    return (
+        done / (perf_counter() - begin),
+        (cpu_seconds(door.pid) - before[0]) / done * 1e6,
+        (cpu_seconds(merchants.pid) - before[1]) / done * 1e6,
+    )
+
+
+async def _status(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> int:
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = await reader.readexactly(length)
+    status = int(head.split(b" ", 2)[1])
+    if status not in {200, 503}:
+        raise RuntimeError((head + body).decode())
+    return status
+
+
+async def _exchange(folder: Path, merchants: Server, keys: Sequence[str], callers: int) -> Rate:
+    clock = SystemClock()
+    own = Ed25519PrivateKey.from_private_bytes((folder / "gateway.raw").read_bytes())
+    signer = CallerTokens("gateway", clock=clock, ids=UlidIds(clock), private_key=own)
+    numbers = count()
+    channels = open_channels(merchants, callers)
+    calls = [
+        channel.unary_unary(
+            _METHOD,
+            request_serializer=api_key_pb2.ExchangeApiKeyDigestRequest.SerializeToString,
+            response_deserializer=api_key_pb2.ExchangeApiKeyDigestResponse.FromString,
+        )
+        for channel in channels
+    ]
+
+    async def caller(index: int) -> None:
+        call = calls[index % len(calls)]
+        while (number := next(numbers)) < EXCHANGES:
+            await call(
+                api_key_pb2.ExchangeApiKeyDigestRequest(
+                    key_sha256=key_sha256(keys[number]),
+                    prefix="pmsk_test_",
+                    client_address="203.0.113.7",
+                ),
+                metadata=((CALLER, signer.sign("merchant_rpc")),),
+                timeout=10,
+            )
+
+    begin, cpu_begin = perf_counter(), cpu_seconds(merchants.pid)
+    await asyncio.gather(*map(caller, range(callers)))
+    spent = cpu_seconds(merchants.pid) - cpu_begin
+    await close_channels(channels)
+    return EXCHANGES / (perf_counter() - begin), spent / EXCHANGES * 1e6
+
+
+def _tokens(folder: Path, number: int) -> list[str]:
+    clock = SystemClock()
+    issuer = UserTokenIssuer(
+        (folder / "secret").read_bytes().strip(), clock=clock, ids=UlidIds(clock)
+    )
+    return [
+        issuer.issue(f"clerk-{each}", roles=("merchant",), merchant_id="mall")
+        for each in range(number)
+    ]
+
+
+def _installation(folder: Path) -> dict[str, str]:
+    """Keys and variables of the processes."""
+    (folder / "secret").write_text(secrets.token_hex(32))
+    (folder / "public").mkdir()
+    for service in ("gateway", "merchant_rpc"):
+        key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(service.encode()).digest())
+        (folder / f"{service}.raw").write_bytes(key.private_bytes_raw())
+        (folder / f"{service}.pem").write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        (folder / "public" / f"{service}.pub.pem").write_bytes(
+            key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+    return {
+        SECRET_FILE: str(folder / "secret"),
+        KEYS_FILE: str(folder / "keys"),
+        "PAYMESH_VAR_DIR": str(folder),
+        "PAYMESH_CALLER_KEYS_DIR": str(folder / "public"),
+        "PAYMESH_USER_TOKEN_SECRET_FILE": str(folder / "secret"),
+        "MERCHANT_RPC_CALLER_KEY_FILE": str(folder / "merchant_rpc.pem"),
+        "GATEWAY_CALLER_KEY_FILE": str(folder / "gateway.pem"),
+    }
+
+
+@contextmanager
+def _gateway(shop: Server, merchants: Server, environment: dict[str, str]) -> Iterator[Server]:
+    port = free_port()
+    targets = {
+        "payment_rpc": [f"127.0.0.1:{shop.port}"],
+        "merchant_rpc": [f"127.0.0.1:{merchants.port}"],
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway"],
+        env={
+            **os.environ,
+            **environment,
+            "GATEWAY_PORT": str(port),
+            "GATEWAY_TRUSTED_PROXIES": json.dumps(["127.0.0.1"]),
+            "PAYMESH_STATIC_TARGETS": json.dumps(targets),
+            "PAYMESH_LOG_LEVEL": "WARNING",
+        },
+    )
+    try:
+        wait_for_http(f"http://127.0.0.1:{port}/healthz")
+        yield Server(name="gateway", port=port, pid=process.pid)
+    finally:
+        process.kill()
+        process.wait()
