@@ -1,8 +1,9 @@
-"""Serves the channel over HTTP. `/v1/*` requires the API key; `/cashier/*` is for people."""
+"""Serves the channel over HTTP. `/v1/*` requires the API key; `/cashier/*` is for people, see
+`cashier_endpoints`.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -11,16 +12,17 @@ from typing import TypeVar, assert_never
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sandbox import cashier, wire
-from sandbox.cashier_texts import Texts, texts_for
+from sandbox import wire
+from sandbox.cashier_endpoints import CashierPages
 from sandbox.channel import SimulatedChannel
-from sandbox.domain import InvalidRequest, Refusal, Transaction, TransactionNotFound, Unauthorized
+from sandbox.domain import InvalidRequest, Refusal, Transaction, Unauthorized
 from sandbox.misbehaviour import ResponseFault
 from sandbox.refunds import RefundDesk
+from sandbox.request_body import read_body
 from sandbox.statements import Statements, parse_date
 
 T = TypeVar("T")
@@ -29,7 +31,6 @@ Sleep = Callable[[float], Awaitable[None]]
 Deliver = Callable[[], Awaitable[int]]
 
 _BODY_BYTES_MAX = 16 * 1024
-_BODY_SECONDS_MAX = 5.0  # uvicorn has no limit for a slow body
 _PAGE_MAX = 1000
 
 
@@ -41,10 +42,10 @@ class Api:
         channel: SimulatedChannel,
         refunds: RefundDesk,
         statements: Statements,
+        cashier_pages: CashierPages,
         *,
         api_key: str,
         public_base_url: str,
-        shop_name: str,
         slow_seconds: float,
         sleep: Sleep,
         deliver: Deliver,
@@ -59,7 +60,7 @@ class Api:
         self._deliver = deliver
         self._authorization = f"Bearer {api_key}".encode()
         self._public_base_url = public_base_url.rstrip("/")
-        self._shop_name = shop_name
+        self._cashier_pages = cashier_pages
         self._slow_seconds = slow_seconds
         self._sleep = sleep
 
@@ -89,16 +90,14 @@ class Api:
                 Route("/v1/refunds/{refund_id}", guarded(self.query_refund), methods=["GET"]),
                 Route("/v1/statements/{date}", guarded(self.statement), methods=["GET"]),
                 Route("/v1/statements/{date}/plant", guarded(self.plant), methods=["POST"]),
-                Route("/cashier/{token}", self.show_cashier, methods=["GET"]),
-                Route("/cashier/{token}/pay", self.press_pay, methods=["POST"]),
-                Route("/cashier/{token}/fail", self.press_fail, methods=["POST"]),
+                *self._cashier_pages.routes(),
                 Route("/healthz", self.healthz, methods=["GET"]),
             ],
         )
 
     async def charge(self, request: Request) -> Response:
         """POST /v1/charges."""
-        body = wire.decode(await _body(request), wire.ChargeRequest)
+        body = wire.decode(await read_body(request), wire.ChargeRequest)
         result = await self._channel.charge(
             attempt_id=body.attempt_id,
             amount=wire.money(body.amount, body.currency),
@@ -111,7 +110,7 @@ class Api:
 
     async def checkout(self, request: Request) -> Response:
         """POST /v1/checkouts."""
-        body = wire.decode(await _body(request), wire.CheckoutRequest)
+        body = wire.decode(await read_body(request), wire.CheckoutRequest)
         result = await self._channel.checkout(
             attempt_id=body.attempt_id,
             amount=wire.money(body.amount, body.currency),
@@ -125,7 +124,7 @@ class Api:
 
     async def refund(self, request: Request) -> Response:
         """POST /v1/refunds."""
-        body = wire.decode(await _body(request), wire.RefundRequest)
+        body = wire.decode(await read_body(request), wire.RefundRequest)
         refund, answer = await self._refunds.refund(
             refund_id=body.refund_id,
             attempt_id=body.attempt_id,
@@ -167,7 +166,7 @@ class Api:
 
     async def plant(self, request: Request) -> Response:
         """POST /v1/statements/{date}/plant."""
-        body = wire.decode(await _body(request), wire.PlantRequest)
+        body = wire.decode(await read_body(request), wire.PlantRequest)
         planted = await self._statements.plant(
             parse_date(request.path_params["date"]),
             count=body.count,
@@ -186,7 +185,7 @@ class Api:
 
     async def sign(self, request: Request) -> Response:
         """POST /v1/transactions/{attempt_id}/signature."""
-        body = wire.decode(await _body(request), wire.SignatureRequest)
+        body = wire.decode(await read_body(request), wire.SignatureRequest)
         signature = await self._channel.sign(request.path_params["attempt_id"], body)
         return JSONResponse({"signature": signature})
 
@@ -198,38 +197,10 @@ class Api:
         )
         return _listed("transactions", rows, self._json)
 
-    async def show_cashier(self, request: Request) -> Response:
-        """GET /cashier/{token}."""
-        texts = _texts(request)
-        try:
-            return cashier.page(
-                await self._channel.find_cashier(request.path_params["token"]),
-                shop_name=self._shop_name,
-                texts=texts,
-            )
-        except TransactionNotFound:
-            return cashier.not_found(shop_name=self._shop_name, texts=texts)
-
-    async def press_pay(self, request: Request) -> Response:
-        """POST /cashier/{token}/pay."""
-        return await self._press(request, pay=True)
-
-    async def press_fail(self, request: Request) -> Response:
-        """POST /cashier/{token}/fail."""
-        return await self._press(request, pay=False)
-
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002  # the framework's signature
         """GET /healthz: answers when the database file does."""
         await self._channel.list_transactions(after=0, limit=0)
         return JSONResponse({"status": "ok"})
-
-    async def _press(self, request: Request, *, pay: bool) -> Response:
-        try:
-            transaction = await self._channel.press(request.path_params["token"], pay=pay)
-        except TransactionNotFound:
-            return cashier.not_found(shop_name=self._shop_name, texts=_texts(request))
-        # Back to the page, so that reloading it does not press again.
-        return RedirectResponse(f"/cashier/{transaction.cashier_token}", status_code=303)
 
     def _answer(self, transaction: Transaction) -> Response:
         return JSONResponse(self._json(transaction))
@@ -288,18 +259,6 @@ class BrokenResponse(JSONResponse):
                 "more_body": True,
             }
         )
-
-
-async def _body(request: Request) -> bytes:
-    try:
-        async with asyncio.timeout(_BODY_SECONDS_MAX):
-            return await request.body()
-    except TimeoutError:
-        raise HTTPException(408, "the body did not arrive in time") from None
-
-
-def _texts(request: Request) -> Texts:
-    return texts_for(request.headers.get("accept-language", ""))
 
 
 def _page(request: Request) -> dict[str, int]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from mesh.clock import Clock
@@ -24,8 +24,8 @@ from sandbox.domain import (
     InvalidRequest,
     Kind,
     NotClosable,
-    Outcome,
     OutcomeDiffers,
+    PayMethod,
     SignatureDisabled,
     Status,
     Transaction,
@@ -148,15 +148,14 @@ class SimulatedChannel:
         """
         return await self._store.run(self._by_token, token)
 
-    async def press(self, token: str, *, pay: bool) -> Transaction:
-        """Applies Pay or Fail, pressed by a person. A final transaction stays unchanged.
+    async def press(self, token: str, method: PayMethod | None) -> Transaction:
+        """Applies Pay with a method, or Fail (None), pressed by a person. A final transaction stays
+        unchanged.
 
         Raises:
             TransactionNotFound: there is no such page.
         """
-        transaction = await self._store.run(
-            self._press, token, CAPTURED if pay else REFUSED_BY_PAYER
-        )
+        transaction = await self._store.run(self._press, token, method)
         self._wake_deliveries()
         return transaction
 
@@ -287,9 +286,13 @@ class SimulatedChannel:
         store.save_outcome(tx, closed)  # no callback: the shop asked for it
         return closed
 
-    def _press(self, tx: Tx, token: str, outcome: Outcome) -> Transaction:
+    def _press(self, tx: Tx, token: str, method: PayMethod | None) -> Transaction:
         transaction = self._by_token(tx, token)
-        return transaction if transaction.is_final else self._outcomes.end(tx, transaction, outcome)
+        if transaction.is_final:
+            return transaction
+        if method is None:
+            return self._outcomes.end(tx, transaction, REFUSED_BY_PAYER)
+        return self._outcomes.end(tx, replace(transaction, pay_method=method), CAPTURED)
 
     def _record_signed(self, tx: Tx, attempt_id: str, callback_status: str) -> None:
         transaction = self._known(tx, attempt_id)

@@ -36,6 +36,14 @@ class Kind(StrEnum):
     TOMBSTONE = "TOMBSTONE"  # an attempt id that was closed before anything else came
 
 
+class PayMethod(StrEnum):
+    """What a person may choose on the cashier page. All of them do the same."""
+
+    CARD = "card"
+    WALLET = "wallet"
+    BANK_TRANSFER = "bank_transfer"
+
+
 NEXT: dict[Status, frozenset[Status]] = {
     Status.PENDING: frozenset({Status.CAPTURED, Status.DECLINED, Status.FAILED, Status.CLOSED}),
     Status.CAPTURED: frozenset(),
@@ -193,7 +201,8 @@ class Transaction:
         cashier_token: unguessable; it authorizes the buttons of the page.
         refund_card: the name of the behaviour of its card's refunds, or "".
         duplicate_of: the attempt id under which the same buyer was charged first, or "".
-        merchant_name, description: shown to the payer as the shop wrote them, or "".
+        merchant_name, description: for the payer, as the shop wrote them, or "".
+        pay_method: what the payer chose on the cashier page; None before, and without a page.
     """
 
     attempt_id: str
@@ -217,6 +226,7 @@ class Transaction:
     duplicate_of: str = ""
     merchant_name: str = ""
     description: str = ""
+    pay_method: PayMethod | None = None
 
     @property
     def is_final(self) -> bool:

@@ -91,4 +91,5 @@ CREATE TABLE shifted_lines (
 ALTER TABLE transactions ADD COLUMN merchant_name TEXT NOT NULL DEFAULT '';
 ALTER TABLE transactions ADD COLUMN description TEXT NOT NULL DEFAULT '';
 """,
+    "ALTER TABLE transactions ADD COLUMN pay_method TEXT;",
 )

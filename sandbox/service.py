@@ -20,6 +20,7 @@ from mesh.ids import Ids
 from mesh.worker import Worker
 from sandbox.app import Api, Sleep
 from sandbox.callback_queue import CallbackQueue
+from sandbox.cashier_endpoints import CashierPages
 from sandbox.channel import SimulatedChannel
 from sandbox.deliveries import Deliveries
 from sandbox.outcomes import ChannelRules, Outcomes
@@ -205,9 +206,9 @@ def _put_together(
         channel,
         refunds,
         Statements(store, clock=clock, rules=_statement_rules(config)),
+        CashierPages(channel, clock=clock, shop_name=config.shop_name),
         api_key=config.api_key,
         public_base_url=config.public_base_url,
-        shop_name=config.shop_name,
         slow_seconds=config.slow_seconds,
         sleep=sleep,
         deliver=deliveries.run_once,

@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from mesh.times import from_milliseconds, milliseconds
 from mesh.traffic import Traffic
 from sandbox.columns import money, ms_or_none, time_or_none
-from sandbox.domain import Kind, OutcomeDiffers, Status, Transaction
+from sandbox.domain import Kind, OutcomeDiffers, PayMethod, Status, Transaction
 from sandbox.schema import SCHEMA, STEPS
 
 P = ParamSpec("P")
@@ -35,7 +35,8 @@ _COLUMNS = (
     "attempt_id, kind, trade_no, status, amount_minor, currency, created_ms, finished_ms, "
     "expires_ms, decline_code, message, "
     "card_brand, card_last4, subject, return_url, cashier_token, captured_minor, "
-    "captured_currency, fee_minor, refund_card, duplicate_of, merchant_name, description"
+    "captured_currency, fee_minor, refund_card, duplicate_of, merchant_name, description, "
+    "pay_method"
 )
 
 
@@ -179,6 +180,7 @@ def insert(tx: Tx, transaction: Transaction) -> None:
         transaction.duplicate_of,
         transaction.merchant_name,
         transaction.description,
+        transaction.pay_method,
     )
     tx.execute(
         f"INSERT INTO transactions ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})",  # noqa: S608  # own constants
@@ -196,7 +198,7 @@ def save_outcome(tx: Tx, transaction: Transaction, *, before: Status = Status.PE
     changed = tx.execute(
         "UPDATE transactions SET status = ?, decline_code = ?, message = ?, finished_ms = ?, "
         "captured_minor = ?, captured_currency = ?, "
-        "fee_minor = ? WHERE attempt_id = ? AND status = ?",
+        "fee_minor = ?, pay_method = ? WHERE attempt_id = ? AND status = ?",
         (
             transaction.status,
             transaction.decline_code,
@@ -205,6 +207,7 @@ def save_outcome(tx: Tx, transaction: Transaction, *, before: Status = Status.PE
             captured.minor if captured else None,
             captured.currency if captured else None,
             fee.minor if fee else None,
+            transaction.pay_method,
             transaction.attempt_id,
             before,
         ),
@@ -325,4 +328,5 @@ def _transaction(row: sqlite3.Row) -> Transaction:
         duplicate_of=row["duplicate_of"],
         merchant_name=row["merchant_name"],
         description=row["description"],
+        pay_method=None if row["pay_method"] is None else PayMethod(row["pay_method"]),
     )

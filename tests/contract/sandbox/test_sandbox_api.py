@@ -1,10 +1,9 @@
-"""The sandbox's own door: the cashier page, the key, malformed requests, the list."""
+"""The sandbox's own door: the key, malformed requests, the list."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -13,163 +12,12 @@ import structlog
 from mesh.money import Money
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
-from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (
     API_KEY,
     PATIENCE,
-    PRICE,
     RunningSandbox,
-    cashier_url,
     charge,
-    checkout,
 )
-
-# The cashier page
-
-
-async def test_a_checkout_waits_for_a_person_who_pays(
-    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
-) -> None:
-    opened = await checkout(channel, clock)
-    assert (opened.status, opened.amount, opened.reason, opened.occurred_at) == (
-        ChannelStatus.PENDING,
-        PRICE,
-        "",
-        None,
-    )
-    assert await checkout(channel, clock) == opened
-    assert await channel.query("ATT1", timeout_seconds=PATIENCE) == opened
-
-    page = await person.get(cashier_url(opened))
-    assert page.status_code == 200
-    for text in (
-        "paymesh mall",
-        "99.99 CNY",
-        "<dt>Order</dt><dd>ORD1</dd>",
-        "Pay 99.99 CNY",
-        ">Fail<",
-    ):
-        assert text in page.text
-    assert "<script" not in page.text
-
-    clock.advance(7)
-    paid = await person.post(f"{page.url}/pay")
-    # back on the page, so that reloading presses nothing
-    assert str(paid.url) == cashier_url(opened)
-    assert "Paid. Thank you." in paid.text
-    assert '<a href="http://shop.test/done"' in paid.text
-    assert "<form" not in paid.text
-    fact = await channel.query("ATT1", timeout_seconds=PATIENCE)
-    assert (fact.status, fact.amount, fact.trade_no, fact.occurred_at) == (
-        ChannelStatus.CAPTURED,
-        PRICE,
-        opened.trade_no,
-        clock.now(),
-    )
-    assert fact.next_action is None
-
-
-async def test_a_person_who_fails_declines_and_cannot_pay_afterwards(
-    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
-) -> None:
-    url = cashier_url(await checkout(channel, clock))
-    assert "The payment failed" in (await person.post(f"{url}/fail")).text
-    assert "The payment failed" in (await person.post(f"{url}/pay")).text
-    fact = await channel.query("ATT1", timeout_seconds=PATIENCE)
-    assert (fact.status, fact.reason) == (ChannelStatus.DECLINED, "CARD_DECLINED")
-
-
-async def test_an_expired_page_says_so_and_takes_no_money(
-    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
-) -> None:
-    url = cashier_url(await checkout(channel, clock, lives_seconds=60))
-    clock.advance(59)
-    assert "<form" in (await person.get(url)).text
-    clock.advance(1)
-    assert "has expired" in (await person.post(f"{url}/pay")).text
-    fact = await channel.query("ATT1", timeout_seconds=PATIENCE)
-    assert (fact.status, fact.reason) == (ChannelStatus.CLOSED, "PAYMENT_CLOSED")
-
-
-async def test_the_cashier_page_escapes_what_came_from_outside(
-    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
-) -> None:
-    evil = "<script>alert(1)</script>\"'$title {amount}"
-    url = cashier_url(
-        await checkout(
-            channel, clock, subject=evil, return_url="http://shop.test/?a=1&b='\"><script>"
-        )
-    )
-    for page in (await person.get(url), await person.post(f"{url}/pay")):
-        assert "<script" not in page.text
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;$title {amount}" in page.text
-        policy = page.headers["content-security-policy"]
-        assert "default-src 'none'" in policy
-        assert "unsafe-inline" not in policy
-        assert page.headers["cache-control"] == "no-store"
-        assert page.headers["referrer-policy"] == "no-referrer"
-
-
-async def test_the_policy_allows_exactly_the_style_of_the_page(
-    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
-) -> None:
-    import base64
-    import hashlib
-    import re
-
-    page = await person.get(cashier_url(await checkout(channel, clock)))
-    styles = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
-    assert [
-        f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"
-        for style in styles
-    ] == [re.search(r"style-src ([^;]+);", page.headers["content-security-policy"])[1]]  # type: ignore[index]
-
-
-@pytest.mark.parametrize(
-    "return_url",
-    ["javascript:alert(1)", "data:text/html,x", "//evil.test", "http://a b", "ftp://x"],
-)
-async def test_a_return_url_is_a_web_address_or_nothing_is_opened(
-    channel: SandboxChannel, clock: FakeClock, return_url: str
-) -> None:
-    assert (await checkout(channel, clock, return_url=return_url)).status is ChannelStatus.NOT_SENT
-    assert (await channel.query("ATT1", timeout_seconds=PATIENCE)).status is ChannelStatus.NOT_FOUND
-
-
-@pytest.mark.parametrize(
-    "texts", [{"merchant_name": "m" * 101}, {"description": "d" * 501}, {"merchant_name": 1}]
-)
-async def test_a_name_or_description_that_is_too_long_opens_nothing(
-    channel: SandboxChannel, clock: FakeClock, texts: dict[str, Any]
-) -> None:
-    assert (await checkout(channel, clock, **texts)).status is ChannelStatus.NOT_SENT
-    assert (await channel.query("ATT1", timeout_seconds=PATIENCE)).status is ChannelStatus.NOT_FOUND
-
-
-async def test_the_cashier_page_says_who_is_paid_and_what_for(
-    channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock
-) -> None:
-    opened = await checkout(
-        channel, clock, merchant_name="北京 Lamps & Co", description="Two lamps, one <small>"
-    )
-    page = (await person.get(cashier_url(opened))).text
-    assert "北京 Lamps &amp; Co" in page
-    assert "Two lamps, one &lt;small&gt;" in page
-    assert "paymesh mall" not in page
-
-
-async def test_an_address_that_was_never_given_out_shows_no_payment(
-    running: RunningSandbox, person: httpx.AsyncClient
-) -> None:
-    for answer in (
-        await person.get(f"{running.base_url}/cashier/guess"),
-        await person.post(f"{running.base_url}/cashier/guess/pay"),
-    ):
-        assert answer.status_code == 404
-        assert "There is no such payment" in answer.text
-
-
-# The door
 
 
 @pytest.mark.parametrize(

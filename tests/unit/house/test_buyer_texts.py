@@ -318,7 +318,7 @@ def test_what_a_channel_wrote_is_told_to_no_buyer(reason: str) -> None:
 def test_the_cashier_speaks_one_language(header: str, fits: object) -> None:
     texts = texts_for(header)
     for field in fields(Texts):
-        if field.name != "tag":
+        if field.name != "language":
             value = getattr(texts, field.name)
             for text in value if isinstance(value, tuple) else (value,):
                 assert callable(fits)
