@@ -57,6 +57,8 @@ LONG_FUNCTIONS = {
     "bench/charge.py measure": "one measurement, from the server's start to the report",
     "bench/large_rows.py order_rows": "the SQL of one table's rows, column by column",
     "bench/large_rows.py payment_rows": "the SQL of one table's rows, column by column",
+    "merchant_rpc/__main__.py run": "composition root: one argument a line",
+    "merchant_rpc/app.py __init__": "the composition root: one list of use cases",
     "order_rpc/__main__.py run": "composition root: one argument a line",
     "order_rpc/app.py __init__": "composition root: one argument a line",
     "order_rpc/audit/checks.py _reservations": "a list of queries",

@@ -117,6 +117,7 @@ FREE = {
     "credit_card_cvv",
     "timestamp",
     "signature",
+    "password",  # only its hash is kept
 }
 
 
