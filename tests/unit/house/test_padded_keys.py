@@ -113,6 +113,7 @@ FREE = {
     "street",
     "postal_code",
     "carrier",
+    "password",
     "credit_card_number",
     "credit_card_cvv",
     "timestamp",
@@ -143,7 +144,9 @@ def texts(
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_STRING:
             yield (*above, field)
-        elif field.message_type is not None and field.message_type.full_name.startswith("paymesh."):
+        elif field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue  # a map is never a key: keys and values of one are a merchant's own notes
+        elif field.message_type.full_name.startswith("paymesh."):
             yield from texts(field.message_type, (*above, field))
 
 
