@@ -117,8 +117,7 @@ FREE = {
     "credit_card_number",
     "credit_card_cvv",
     "timestamp",
-    "signature",
-    "password",  # only its hash is kept
+    "signature",  # only its hash is kept
 }
 
 
