@@ -38,7 +38,8 @@ from payment_rpc.domain.payment import CREDIT_CARD, Payment
 from payment_rpc.servicer.messages import payment_message
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.settings import PaymentSettings
-from payment_rpc.store import payments
+from payment_rpc.store import payment_pages, payments
+from payment_rpc.store.payment_pages import PaymentPage
 from payment_rpc.tables import metadata
 
 METHOD = "/paymesh.payment.v1.PaymentService/GetPaymentByOrderId"
@@ -198,15 +199,15 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
         cancellation=app.cancellation,
         conflicts=app.conflicts,
         queries=app.payment_queries,
-        page_tokens=page_tokens,
+        checkouts=app.checkouts,
+        clock=SystemClock(),
     )
 
 
 async def _is_filled(tx: Any) -> bool:
     admin = Caller(role=Role.ADMIN)
-    last = await payments.list_of_order(
-        tx, merchant_id="mall", order_id=order_of(USERS - 1), before=None, limit=1, visible_to=admin
-    )
+    page = PaymentPage(merchant_id="mall", order_id=order_of(USERS - 1), limit=1)
+    last = await payment_pages.list_payments(tx, page, visible_to=admin)
     return bool(last)
 
 

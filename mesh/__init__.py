@@ -12,7 +12,7 @@ Pure: no input or output, no clock
     languages       which language a caller prefers
     problem_texts   what is wrong with a field, in that language
     free_text       what people may write in their own words
-    customers       digests by which merchants find their customers
+    customers       merchants' own orders: whose they are, by whom they are found
 
 Storage
     db              databases, transactions that run whole or not at all

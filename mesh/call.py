@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from time import monotonic
 from typing import Final
@@ -77,6 +77,10 @@ class Caller:
             if self.role is Role.SERVICE
             else f"{self.merchant_id}/{self.subject}"
         )
+
+    def as_buyer(self) -> Caller:
+        """The same person as a buyer: who works for a shop may buy there too."""
+        return replace(self, role=Role.USER)
 
     def scope(self) -> Scope:
         """Filters for `visible_to`.
@@ -167,6 +171,20 @@ def mark_effects() -> None:
     call = CURRENT.get()
     if call is not None:
         call.effects = True
+
+
+@contextmanager
+def without_effects() -> Iterator[None]:
+    """Runs a call to a sibling whose effects need nobody: whatever becomes of it, an error of the
+    present call still proves that nothing of its own was done.
+    """
+    call = CURRENT.get()
+    before = call is not None and call.effects
+    try:
+        yield
+    finally:
+        if call is not None:
+            call.effects = before
 
 
 def mark_replayed() -> None:

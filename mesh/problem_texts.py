@@ -151,6 +151,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "is not an e-mail address": "不是有效的邮箱地址",
     "must be in the future, at most 7 days away": "须晚于当前时间，且不超过 7 天",
     "only a merchant may send it": "仅商户可填写此字段",
+    "is said when the order is made": "须在创建订单时填写",
     "only a buyer may send it": "仅买家可填写此字段",
     "the lines, shipping and discount make {0}": "商品、运费与优惠合计为 {0}",
     # Payments and refunds.

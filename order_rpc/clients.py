@@ -68,6 +68,8 @@ class Payments:
                     amount=order.amount.format(),
                     currency=order.amount.currency,
                     expires_at=expires_at,
+                    order_no=order.order_no,
+                    customer_email="" if order.external is None else order.external.customer_email,
                 ),
             )
         )

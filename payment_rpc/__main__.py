@@ -23,6 +23,7 @@ from mesh.purge import purge_worker
 from mesh.redis_client import open_redis
 from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, serve
+from mesh.token_issuers import CHECKOUT, OwnTokenSigner
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.clients import Orders
@@ -71,6 +72,9 @@ async def run(settings: PaymentSettings) -> None:
         statement_day=ChannelDay(
             time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off
         ),
+        checkout_signer=None
+        if settings.caller_key_file is None
+        else OwnTokenSigner.of_file(CHECKOUT, settings.caller_key_file, clock=clock, ids=ids),
     )
     app.add_to(server)
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
@@ -102,6 +106,7 @@ def _config(settings: PaymentSettings) -> PaymentConfig:
         scan_threshold_seconds=settings.scan_threshold_seconds,
         close_grace_seconds=settings.close_grace_seconds,
         scan_action_retention_days=settings.scan_action_retention_days,
+        checkout_url=settings.checkout_url,
     )
 
 

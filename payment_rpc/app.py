@@ -26,6 +26,7 @@ from mesh.ids import Ids
 from mesh.paging import PageTokens
 from mesh.relay import Relay
 from mesh.server import MeshServer
+from mesh.token_issuers import OwnTokenSigner
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import Schedule
@@ -39,6 +40,7 @@ from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.usecases.callbacks import CallbackLog, Callbacks
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.channel_results import ChannelResults
+from payment_rpc.usecases.checkouts import Checkouts
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.differences import Differences
 from payment_rpc.usecases.ledger_verification import LedgerVerification
@@ -60,6 +62,7 @@ from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.statement_imports import StatementImports
 from payment_rpc.workers import IMPORT_WORKER, make_workers, relay_worker
 
+CHECKOUT_URL = "http://127.0.0.1:8090/checkout/"
 SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
 
@@ -80,6 +83,7 @@ class PaymentConfig:
     scan_threshold_seconds: float = 0
     close_grace_seconds: float = 300
     scan_action_retention_days: int = 30
+    checkout_url: str = CHECKOUT_URL
     order_wait_seconds: float = ORDER_WAIT_SECONDS
     answer_pauses_seconds: tuple[float, ...] = ANSWER_PAUSES_SECONDS
 
@@ -101,8 +105,11 @@ class PaymentApp:
         return_urls: Mapping[str, tuple[str, ...]],
         statement_day: ChannelDay = SHANGHAI_DAY,
         events: Redis | None = None,
+        checkout_signer: OwnTokenSigner | None = None,
     ) -> None:
-        """`redis` holds the cache, `events` the event streams; None: the same one."""
+        """`redis` holds the cache, `events` the event streams; None: the same one.
+        `checkout_signer`: None for no checkout pages.
+        """
         self._clock = clock
         self._page_tokens = page_tokens
         cache = PaymentCache(redis, clock)
@@ -166,7 +173,8 @@ class PaymentApp:
             timeout_seconds=timeout_seconds,
         )
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
-        self.payment_queries = PaymentQueries(db=db, cache=cache)
+        self.payment_queries = PaymentQueries(db=db, cache=cache, page_tokens=page_tokens)
+        self.checkouts = Checkouts(clock=clock, signer=checkout_signer, url=config.checkout_url)
         self.wallet_queries = WalletQueries(db=db)
         self.ledger_verification = LedgerVerification(db=db)
         self.statement_imports = StatementImports(
@@ -228,7 +236,8 @@ class PaymentApp:
                 cancellation=self.cancellation,
                 conflicts=self.conflicts,
                 queries=self.payment_queries,
-                page_tokens=self._page_tokens,
+                checkouts=self.checkouts,
+                clock=self._clock,
             ),
         )
         server.add(

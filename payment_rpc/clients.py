@@ -7,10 +7,13 @@ from typing import Any
 
 from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
-from mesh.errors import RemoteError
+from mesh.call import without_effects
+from mesh.customers import email_digest
+from mesh.errors import InvalidArgument, RemoteError
 from mesh.money import Money
-from payment_rpc.domain.errors import OrderCreating, OrderNotFound
-from payment_rpc.domain.order import OrderToPay
+from mesh.times import timestamp
+from payment_rpc.domain.errors import OrderCreating, OrderExistsDifferent, OrderNotFound
+from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import Disposition
 
 DISPOSITIONS = {
@@ -48,15 +51,39 @@ class Orders:
             if error.reason == "ORDER_CREATING":
                 raise OrderCreating(retry_after_seconds=error.retry_after_seconds) from error
             raise
-        order = answer.order
-        return OrderToPay(
-            order_id=order.order_id,
-            merchant_id=order.merchant_id,
-            user_id=order.user_id,
-            amount=Money.parse(order.amount, order.currency, allow_zero=True),
-            state=order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_"),
-            expires_at=order.expires_at.ToDatetime(tzinfo=UTC),
+        return _order_to_pay(answer.order)
+
+    async def register(self, new: NewExternalOrder) -> OrderToPay:
+        """A merchant's own order, new or as it is now.
+
+        Raises:
+            OrderExistsDifferent: its number names another order. InvalidArgument: order_rpc takes
+                no such order.
+            UpstreamUnavailable: order_rpc does not answer. An order that it made expires by itself.
+        """
+        request = order_pb2.RegisterExternalOrderRequest(
+            merchant_id=new.merchant_id,
+            order_no=new.order_no,
+            amount_minor=new.amount.minor,
+            currency=new.amount.currency,
+            customer_email=new.customer_email,
+            customer_name=new.customer_name,
+            description=new.description,
+            metadata=dict(new.metadata),
+            notify_url=new.notify_url,
+            expires_at=timestamp(new.expires_at),
+            operator=new.operator,
         )
+        try:
+            with without_effects():  # an order without a payment expires by itself
+                answer = await self._stub.RegisterExternalOrder(request)
+        except RemoteError as error:
+            if error.reason == "ORDER_EXISTS_DIFFERENT":
+                raise OrderExistsDifferent(fields=error.fields) from error
+            if error.reason == "INVALID_ARGUMENT":
+                raise InvalidArgument(error.message, fields=error.fields) from error
+            raise
+        return _order_to_pay(answer.order)
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
         """Tells an order what became of its payment; None when the snapshot decided nothing.
@@ -95,3 +122,16 @@ class Orders:
         )
         answer = await self._stub.UpdateOrderStatus(request)
         return DISPOSITIONS.get(answer.disposition)
+
+
+def _order_to_pay(order: order_pb2.Order) -> OrderToPay:
+    return OrderToPay(
+        order_id=order.order_id,
+        merchant_id=order.merchant_id,
+        user_id=order.user_id,
+        amount=Money.parse(order.amount, order.currency, allow_zero=True),
+        state=order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_"),
+        expires_at=order.expires_at.ToDatetime(tzinfo=UTC),
+        order_no=order.order_no,
+        customer_digest=email_digest(order.merchant_id, order.customer_email),
+    )

@@ -42,6 +42,7 @@ class PaymentSettings(MeshSettings):
         return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
             Each has a host and a slash after it: the prefix https://shop.example would admit
             https://shop.example.evil.
+        checkout_url: what the address of a checkout page begins with; the buyer's token follows.
     """
 
     service: str = "payment_rpc"
@@ -63,6 +64,8 @@ class PaymentSettings(MeshSettings):
     return_urls: dict[str, list[UrlPrefix]] = Field(
         default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}
     )
+
+    checkout_url: UrlPrefix = "http://127.0.0.1:8090/checkout/"
 
     @model_validator(mode="after")
     def _lease_covers_the_call(self) -> Self:

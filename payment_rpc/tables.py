@@ -79,6 +79,9 @@ PAYMENT = Table(
     Column("expires_at", UtcMillis, nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
+    # Of merchants' own orders: their number, and a digest of their customer's address.
+    Column("order_no", Identifier(64), nullable=True),
+    Column("customer_digest", Identifier(64), nullable=True),
     # One live payment per order: NULLs do not collide.
     UniqueConstraint("merchant_id", "order_id", "live_slot", name="uq_payment_live_slot"),
     CheckConstraint("amount_minor > 0", name="amount"),
@@ -100,6 +103,11 @@ PAYMENT = Table(
     ),
     Index("ix_payment_order", "merchant_id", "order_id", "payment_id"),
     Index("ix_payment_expiry", "state", "expires_at", "payment_id"),
+    # One per search of merchants, in the order of the list.
+    Index("ix_payment_order_no", "merchant_id", "order_no", "payment_id"),
+    Index("ix_payment_customer", "merchant_id", "customer_digest", "created_at", "payment_id"),
+    Index("ix_payment_state", "merchant_id", "state", "created_at", "payment_id"),
+    Index("ix_payment_merchant", "merchant_id", "created_at", "payment_id"),
 )
 
 ATTEMPT = Table(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
+from mesh.customers import customer_email, is_order_id
 from mesh.errors import InvalidArgument
 from mesh.money import DIGITS_MAX, Money
 from order_rpc.domain.errors import ProductNotFound, TotalTooLarge
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.product import Product
 
-BUYER_PREFIX = "ext:"
 LIFE_MAX = timedelta(days=7)
 QUANTITY_MAX = 10_000
-_OUR_ID = re.compile(r"ORD[0-9A-Z]{26}", re.ASCII)
-_EMAIL = re.compile(r"[^\s@\x00-\x1f\x7f]{1,64}@[^\s@\x00-\x1f\x7f]{1,189}")
 _MINOR_MAX = 10**DIGITS_MAX - 1
 
 
@@ -28,18 +25,6 @@ class OrderKind(StrEnum):
 
     CATALOG = "CATALOG"  # the catalogue's, or those of a flash sale
     EXTERNAL = "EXTERNAL"  # the merchant's own
-
-
-def is_order_id(text: str) -> bool:
-    """Whether a text is one of our ids. Everything else that stands for an order is the merchant's
-    number of it.
-    """
-    return _OUR_ID.fullmatch(text) is not None
-
-
-def buyer_of(order_id: str) -> str:
-    """The user who may pay an external order. A checkout token is of this user."""
-    return f"{BUYER_PREFIX}{order_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +46,7 @@ class ExternalDetails:
     def __post_init__(self) -> None:
         if self.order_no and is_order_id(self.order_no):
             raise InvalidArgument.of("order_no", "has the form of our own ids")
-        if self.customer_email and not _EMAIL.fullmatch(self.customer_email):
-            raise InvalidArgument.of("customer_email", "is not an e-mail address")
+        customer_email(self.customer_email)
 
     def erased(self, *, at: datetime) -> ExternalDetails:
         """These details without anything about people; the merchant's number stays."""

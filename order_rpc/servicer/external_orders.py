@@ -7,7 +7,7 @@ from __future__ import annotations
 from google.protobuf.message import Message
 from paymesh.order.v1 import order_pb2
 
-from mesh.call import current_idempotency_key
+from mesh.call import Caller, Role, current_idempotency_key
 from mesh.errors import InvalidArgument, PermissionDenied
 from mesh.money import Money, RequestedAmount, amount_sent, currency_exponent
 from mesh.times import moment_of
@@ -37,6 +37,15 @@ _OF_MERCHANTS_LINES = ("unit_price_minor", "product_name", "attributes")
 _OF_BUYERS = ("user_id", "client_request_id")
 
 
+def is_of_merchant(request: order_pb2.CreateOrderRequest, caller: Caller) -> bool:
+    """Whether a call makes a merchant's own order. Somebody who is a buyer too makes one when the
+    request says what only a merchant may say.
+    """
+    if caller.role is not Role.MERCHANT:
+        return False
+    return Role.USER not in caller.roles or bool(_merchant_fields(request))
+
+
 def refuse_merchant_fields(request: order_pb2.CreateOrderRequest) -> None:
     """Whether a buyer's order leaves prices and customers to the shop.
 
@@ -44,9 +53,7 @@ def refuse_merchant_fields(request: order_pb2.CreateOrderRequest) -> None:
         PermissionDenied: it sends what only a merchant may say; names every such field.
         InvalidArgument: it has more lines than a buyer may order.
     """
-    fields = _sent(request, _OF_MERCHANTS)
-    for position, item in enumerate(request.items):
-        fields += [f"items[{position}].{name}" for name in _sent(item, _OF_MERCHANTS_LINES)]
+    fields = _merchant_fields(request)
     if fields:
         problem = "only a merchant may send it"
         raise PermissionDenied(f"{fields[0]}: {problem}", fields=dict.fromkeys(fields, problem))
@@ -160,6 +167,25 @@ def _fingerprint(request: order_pb2.CreateOrderRequest) -> dict[str, str]:
         for name in ("shipping_fee", "discount", "amount")
         if getattr(request, name)
     }
+
+
+def _merchant_fields(request: order_pb2.CreateOrderRequest) -> list[str]:
+    fields = _sent(request, _OF_MERCHANTS)
+    for position, item in enumerate(request.items):
+        fields += [f"items[{position}].{name}" for name in _sent(item, _OF_MERCHANTS_LINES)]
+    return fields
+
+
+def require_own(user_id: str, caller: Caller) -> str:
+    """The buyer of a request: the caller.
+
+    Raises:
+        PermissionDenied: the request names somebody else.
+    """
+    if caller.role is Role.USER and user_id not in ("", caller.subject):
+        problem = "is not the caller's"
+        raise PermissionDenied(f"user_id: {problem}", fields={"user_id": problem})
+    return user_id or caller.subject
 
 
 def _optional(message: Message, name: str) -> int | None:

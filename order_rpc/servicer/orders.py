@@ -6,14 +6,16 @@ from typing import Any
 
 from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
-from mesh.call import Role, current_caller, current_idempotency_key
+from mesh.call import current_caller, current_idempotency_key
 from mesh.money import RequestedAmount
 from mesh.times import moment_of
 from order_rpc.servicer import messages
 from order_rpc.servicer.external_orders import (
     external_order,
+    is_of_merchant,
     refuse_merchant_fields,
     registered_order,
+    require_own,
 )
 from order_rpc.servicer.messages import (
     DISPOSITIONS,
@@ -56,14 +58,15 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     ) -> order_pb2.CreateOrderResponse:
         """Creates an order: a buyer's at our prices, or a merchant's at its own."""
         caller = current_caller()
-        if caller.role is Role.MERCHANT:
+        if is_of_merchant(request, caller):
             external = await self._external.create(external_order(request), caller)
             return order_pb2.CreateOrderResponse(order=order_message(external, caller))
         refuse_merchant_fields(request)
+        caller = caller.as_buyer()
         order = await self._orders.create(
             CreateOrder(
                 merchant_id=request.merchant_id,
-                user_id=request.user_id,
+                user_id=require_own(request.user_id, caller),
                 items=messages.new_lines(request),
                 idempotency_key=current_idempotency_key(),
                 fingerprint=messages.order_fingerprint(request),

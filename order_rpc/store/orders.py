@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import Quarantine
 from mesh.call import Caller
+from mesh.customers import is_order_id
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
 from order_rpc.domain.errors import OrderNotFound
-from order_rpc.domain.external_order import ExternalDetails, OrderKind, is_order_id
+from order_rpc.domain.external_order import ExternalDetails, OrderKind
 from order_rpc.domain.order import Address, Order, OrderState
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.refund import RefundStatus

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import idempotency
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
+from mesh.customers import buyer_of
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
@@ -22,7 +23,6 @@ from order_rpc.domain.errors import OrderExistsDifferent
 from order_rpc.domain.external_order import (
     ExternalDetails,
     ExternalLine,
-    buyer_of,
     deadline,
     merchant_lines,
     require_total,

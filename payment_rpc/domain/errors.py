@@ -44,6 +44,14 @@ class OrderCreating(MoneyError):
     reason = "ORDER_CREATING"
 
 
+class OrderExistsDifferent(MoneyError):
+    """The merchant's number names an order of another amount or currency. `fields` names what
+    differs.
+    """
+
+    reason = "ORDER_EXISTS_DIFFERENT"
+
+
 class PaymentInProgress(MoneyError):
     """Another payment of this order is in progress."""
 

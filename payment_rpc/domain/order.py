@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from mesh.money import Money, RequestedAmount, currency_exponent
@@ -16,6 +17,22 @@ from payment_rpc.domain.errors import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewExternalOrder:
+    """A merchant's own order that begins to exist with its payment."""
+
+    merchant_id: str
+    order_no: str
+    amount: Money
+    customer_email: str = field(default="", repr=False)
+    customer_name: str = field(default="", repr=False)
+    description: str = field(default="", repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notify_url: str = ""
+    expires_at: datetime | None = None  # None means after the merchant's payment window
+    operator: str = ""  # who asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrderToPay:
     """An order as order_rpc answered it. `state` is the name of its state without prefix."""
 
@@ -25,6 +42,8 @@ class OrderToPay:
     amount: Money
     state: str
     expires_at: datetime
+    order_no: str = ""  # the merchant's own number, "" for an order of the catalogue
+    customer_digest: str = ""  # of the address of the merchant's customer
 
     def check(self, *, user_id: str, amount: RequestedAmount, now: datetime) -> None:
         """Whether this buyer may pay this amount for it now. An empty amount or currency is not

@@ -168,6 +168,8 @@ class Payment:
     expires_at: datetime
     created_at: datetime
     updated_at: datetime
+    order_no: str = ""  # the merchant's own number of the order
+    customer_digest: str = ""  # of the address of the merchant's customer, for searches
 
     @classmethod
     def start(
@@ -183,6 +185,8 @@ class Payment:
         card: CardSummary | None,
         expires_at: datetime,
         at: datetime,
+        order_no: str = "",
+        customer_digest: str = "",
     ) -> Payment:
         """A payment that is about to be sent: PAYING, holding the slot of its order."""
         zero = Money.zero(amount.currency)
@@ -213,6 +217,8 @@ class Payment:
             expires_at=expires_at,
             created_at=at,
             updated_at=at,
+            order_no=order_no,
+            customer_digest=customer_digest,
         )
 
     @property

@@ -11,6 +11,8 @@ from payment_rpc.servicer.failure_texts import failure_message
 
 STATES = {state: payment_pb2.PaymentState.Value(f"PAYMENT_STATE_{state}") for state in PaymentState}
 
+STATES_OF_MESSAGES = {number: state for state, number in STATES.items()}
+
 
 def payment_message(payment: Payment) -> payment_pb2.Payment:
     """A payment as callers see it."""
@@ -34,6 +36,8 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
         expires_at=timestamp(payment.expires_at),
         created_at=timestamp(payment.created_at),
         updated_at=timestamp(payment.updated_at),
+        order_no=payment.order_no,
+        amount_minor=payment.amount.minor,
     )
     if payment.next_action is not None:
         message.next_action.kind = payment_pb2.NextActionKind.Value(

@@ -7,16 +7,25 @@ from typing import Any
 
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
-from mesh.call import Role, current_caller, current_idempotency_key
+from mesh.call import Caller, Role, current_caller, current_idempotency_key
+from mesh.clock import Clock
+from mesh.customers import email_digest
 from mesh.errors import InvalidArgument
 from mesh.money import Money, RequestedAmount
-from mesh.paging import PageTokens
+from mesh.times import moment_of
 from payment_rpc.domain.order import OrderToPay
-from payment_rpc.servicer.messages import STATES, payment_message
+from payment_rpc.servicer.external_orders import (
+    is_of_merchant,
+    payment_of_merchant,
+    refuse_merchant_fields,
+    require_own,
+)
+from payment_rpc.servicer.messages import STATES, STATES_OF_MESSAGES, payment_message
 from payment_rpc.usecases.cancel import Cancellation, CloseResult
+from payment_rpc.usecases.checkouts import Checkouts
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.payments import Charge, CreatePayment, Payments
-from payment_rpc.usecases.queries import PaymentQueries
+from payment_rpc.usecases.queries import ListPayments, PaymentQueries
 
 CLOSING_RETRY_MS = 2000  # a channel answers within a second or two
 
@@ -31,13 +40,15 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         cancellation: Cancellation,
         conflicts: Conflicts,
         queries: PaymentQueries,
-        page_tokens: PageTokens,
+        checkouts: Checkouts,
+        clock: Clock,
     ) -> None:
         self._payments = payments
         self._cancellation = cancellation
         self._conflicts = conflicts
         self._queries = queries
-        self._page_tokens = page_tokens
+        self._checkouts = checkouts
+        self._clock = clock
 
     async def Charge(
         self, request: payment_pb2.ChargeRequest, context: Any
@@ -67,21 +78,38 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def CreatePayment(
         self, request: payment_pb2.CreatePaymentRequest, context: Any
     ) -> payment_pb2.CreatePaymentResponse:
-        """Opens a cashier."""
+        """Opens a cashier; for a merchant, together with an order of its own."""
+        caller = current_caller()
+        if is_of_merchant(request, caller):
+            return await self._create_for_merchant(request, caller)
+        refuse_merchant_fields(request)
+        if caller.role is Role.MERCHANT:
+            caller = caller.as_buyer()
         payment = await self._payments.create_payment(
             CreatePayment(
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
-                user_id=request.user_id or request.order.user_id,
+                user_id=require_own(request.user_id or request.order.user_id, caller),
                 amount=RequestedAmount(request.amount, request.currency),
                 channel=request.channel,
                 return_url=request.return_url,
                 key=current_idempotency_key(),
                 order=_order_data(request),
             ),
-            current_caller(),
+            caller,
         )
         return payment_pb2.CreatePaymentResponse(payment=payment_message(payment))
+
+    async def _create_for_merchant(
+        self, request: payment_pb2.CreatePaymentRequest, caller: Caller
+    ) -> payment_pb2.CreatePaymentResponse:
+        command = payment_of_merchant(request, caller, now=self._clock.now())
+        payment = await self._payments.create_payment(command, caller)
+        message = payment_message(payment)
+        checkout = self._checkouts.of(payment)
+        message.checkout_url, message.checkout_token = checkout.url, checkout.token
+        message.customer_email = request.customer_email
+        return payment_pb2.CreatePaymentResponse(payment=message)
 
     async def CancelPayment(
         self, request: payment_pb2.CancelPaymentRequest, context: Any
@@ -149,21 +177,19 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def ListPayments(
         self, request: payment_pb2.ListPaymentsRequest, context: Any
     ) -> payment_pb2.ListPaymentsResponse:
-        """Lists the payments of an order, newest first."""
-        scope = {"merchant_id": request.merchant_id, "order_id": request.order_id}
-        page, token = await self._page_tokens.page(
-            lambda start, limit: self._queries.list_payments(
-                **scope,
-                caller=current_caller(),
-                before=str(start[0]) if start else None,
-                limit=limit,
+        """Lists the payments of an order, or those of a merchant, newest first."""
+        page, token = await self._queries.list_payments(
+            ListPayments(
+                merchant_id=request.merchant_id,
+                order=request.order_id,
+                customer_email=request.customer_email,
+                state=STATES_OF_MESSAGES.get(request.state),
+                created_from=moment_of(request, "created_from"),
+                created_before=moment_of(request, "created_before"),
+                page_size=request.page_size,
+                page_token=request.page_token,
             ),
-            list_name="ListPayments",
-            filter=scope,
-            types=(str,),
-            size=request.page_size,
-            token=request.page_token,
-            key=lambda payment: (payment.payment_id,),
+            current_caller(),
         )
         return payment_pb2.ListPaymentsResponse(
             payments=[payment_message(payment) for payment in page], next_page_token=token
@@ -186,4 +212,6 @@ def _order_data(request: payment_pb2.CreatePaymentRequest) -> OrderToPay | None:
         amount=Money.parse(order.amount, order.currency, field="order.amount"),
         state="PENDING_PAYMENT",
         expires_at=order.expires_at.ToDatetime(tzinfo=UTC),
+        order_no=order.order_no,
+        customer_digest=email_digest(request.merchant_id, order.customer_email),
     )

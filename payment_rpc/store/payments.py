@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Quarantine, readable_page
+from mesh.bad_rows import Quarantine
 from mesh.call import Caller
+from mesh.customers import is_order_id
 from mesh.errors import Outcome
 from mesh.idempotency import IdempotencyKey
 from mesh.log_chain import plain
@@ -44,6 +45,9 @@ _OF_ORDER = select(*_ALL).where(
 )
 _HOLDER = _OF_ORDER.where(PAYMENT.c.live_slot == 1)
 _LOCK_HOLDER = _HOLDER.with_for_update()
+_ORDER_ID_OF = select(PAYMENT.c.order_id).where(
+    PAYMENT.c.merchant_id == bindparam("merchant"), PAYMENT.c.order_no == bindparam("number")
+)
 _NEWEST = with_index(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
 _FIXED = frozenset(
@@ -63,9 +67,13 @@ _FIXED = frozenset(
         "card_expiration_month",
         "expires_at",
         "created_at",
+        "order_no",
+        "customer_digest",
     }
 )
-SEALED = tuple(column for column in _ALL if column.name not in ("seal", "receipt_digest"))
+# Columns that came after the seal are not under it: rows from before were sealed without them.
+_UNSEALED = frozenset({"seal", "receipt_digest", "order_no", "customer_digest"})
+SEALED = tuple(column for column in _ALL if column.name not in _UNSEALED)
 _ROWS = VersionedRows(PAYMENT, PAYMENT.c.payment_id, fixed=_FIXED)
 
 
@@ -161,38 +169,19 @@ async def get_of_order(
     return payment_of(row)
 
 
-async def list_of_order(
-    tx: AsyncConnection,
-    *,
-    merchant_id: str,
-    order_id: str,
-    before: str | None,
-    limit: int,
-    visible_to: Caller,
-) -> Sequence[Payment]:
-    """At most `limit` payments of an order, newest first, older than the payment id `before`."""
-    condition = _of_order(merchant_id, order_id)
-    scope = visible_to.scope()
-    if scope.merchant_id is not None:
-        condition = and_(condition, PAYMENT.c.merchant_id == scope.merchant_id)
-    if scope.user_id is not None:
-        condition = and_(condition, PAYMENT.c.user_id == scope.user_id)
-
-    async def fetch(last: Any, wanted: int) -> Sequence[Any]:
-        older = before if last is None else last.payment_id
-        shown = condition if older is None else and_(condition, PAYMENT.c.payment_id < older)
-        rows: Sequence[Any] = (
-            await tx.execute(
-                with_index(
-                    select(*_ALL).where(shown).order_by(PAYMENT.c.payment_id.desc()).limit(wanted)
-                )
-            )
-        ).all()
-        return rows
-
-    return await readable_page(
-        fetch, payment_of, of="payment", key=lambda row: row.payment_id, limit=limit
-    )
+async def order_id_of(tx: AsyncConnection, *, merchant_id: str, order: str) -> str:
+    """Our id of an order that a caller names by our id or by the merchant's number. What no payment
+    has as a number stays as it is.
+    """
+    if is_order_id(order):
+        return order
+    query = _ORDER_ID_OF.order_by(PAYMENT.c.payment_id).limit(1)
+    for dialect in ("mysql", "mariadb"):
+        query = query.with_hint(PAYMENT, "FORCE INDEX (ix_payment_order_no)", dialect)
+    found: str | None = (
+        await tx.execute(query, {"merchant": merchant_id, "number": order})
+    ).scalar_one_or_none()
+    return found or order
 
 
 def expired_statement(now: datetime, limit: int) -> Select[Any]:
@@ -282,6 +271,8 @@ def payment_of(row: Row[Any]) -> Payment:
         expires_at=row.expires_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        order_no=row.order_no or "",
+        customer_digest=row.customer_digest or "",
     )
 
 
@@ -318,5 +309,7 @@ def _values(payment: Payment) -> dict[str, Any]:
         next_action_value=action.value if action else None,
         receipt_digest=None,
         seal=None,
+        order_no=payment.order_no or None,
+        customer_digest=payment.customer_digest or None,
     )
     return {**values, "seal": seal_of(values)}

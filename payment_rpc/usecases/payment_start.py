@@ -160,6 +160,8 @@ class PaymentStart:
             card=new.card,
             expires_at=order.expires_at,
             at=now,
+            order_no=order.order_no,
+            customer_digest=order.customer_digest,
         )
         attempt = Attempt.start(
             attempt_id=self._ids.new("ATT"),

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from mesh.call import Caller, current_call
+from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
+from mesh.customers import buyer_of
 from mesh.errors import MeshError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
@@ -28,7 +29,7 @@ from payment_rpc.domain.errors import (
     ReturnUrlNotAllowed,
 )
 from payment_rpc.domain.facts import ChannelFact
-from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
@@ -57,6 +58,15 @@ class OrderReader(Protocol):
         Raises:
             OrderNotFound: there is none. OrderCreating: the ticket is of an order that order_rpc is
                 still writing.
+        """
+        ...
+
+    async def register(self, new: NewExternalOrder) -> OrderToPay:
+        """A merchant's own order, new or as it is now.
+
+        Raises:
+            OrderExistsDifferent: its number names another order. InvalidArgument: order_rpc takes
+                no such order.
         """
         ...
 
@@ -92,7 +102,7 @@ class TopUp:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePayment:
     """A CreatePayment request. `amount` may be empty. `order` is set when order_rpc itself calls;
-    it is not read again then.
+    it is not read again then. `user_id` is empty when a merchant calls, for the buyer of its order.
     """
 
     merchant_id: str
@@ -103,6 +113,7 @@ class CreatePayment:
     return_url: str
     key: str
     order: OrderToPay | None = None
+    new_order: NewExternalOrder | None = None  # a merchant's own, which begins to exist with this
 
 
 class Payments:
@@ -279,6 +290,8 @@ class Payments:
         started = await self._begin(
             command, idempotency_key, fingerprint, payment_method=CASHIER, channel=name
         )
+        if command.new_order is not None and started.earlier_id and not started.replayed:
+            mark_replayed()
         return await self._completion.complete(started, send, idempotency_key, fingerprint)
 
     async def _begin(
@@ -298,7 +311,8 @@ class Payments:
             return earlier
         try:
             order = await self._order(command)
-            order.check(user_id=command.user_id, amount=command.amount, now=self._clock.now())
+            user_id = command.user_id or buyer_of(order.order_id)
+            order.check(user_id=user_id, amount=command.amount, now=self._clock.now())
         except MeshError:
             # A call with the same key may have begun, and even paid, since our first look. Then
             # this call is its repetition.
@@ -320,6 +334,10 @@ class Payments:
 
     async def _order(self, command: Charge | CreatePayment) -> OrderToPay:
         if isinstance(command, CreatePayment):
+            if command.new_order is not None:
+                registered = await self._orders.register(command.new_order)
+                failpoint("payment.external.after_register")
+                return registered
             return command.order or await self._orders.get(
                 merchant_id=command.merchant_id, order_id=command.order_id
             )

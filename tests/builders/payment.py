@@ -17,24 +17,29 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
+from mesh.customers import email_digest
 from mesh.db import Database, insert_if_absent
 from mesh.errors import Outcome, UpstreamUnavailable
 from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
+from order_rpc.domain.errors import OrderExistsDifferent as OrderDiffers
 from order_rpc.domain.errors import OrderNotFound as NoSuchOrder
+from order_rpc.domain.external_order import ExternalDetails
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import PaymentSnapshot
+from order_rpc.usecases.external_orders import RegisterExternalOrder
 from order_rpc.usecases.payments import UpdateOrderStatus
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
-from payment_rpc.domain.errors import OrderNotFound
+from payment_rpc.domain.errors import OrderExistsDifferent, OrderNotFound
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.ledger import Posting, Side
-from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Payment, PaymentState
-from payment_rpc.store import payments
+from payment_rpc.store import payment_pages, payments
+from payment_rpc.store.payment_pages import PaymentPage
 from payment_rpc.tables import (
     ATTEMPT,
     LEDGER_POSTING,
@@ -143,6 +148,7 @@ class OrdersInProcess:
         self._app = app
         self.away = False
         self.gets = 0
+        self.registrations = 0
         self.updates: list[dict[str, Any]] = []
         self.before_get: Hook | None = None
         self.before_update: Hook | None = None
@@ -160,14 +166,31 @@ class OrdersInProcess:
             )
         except NoSuchOrder as error:
             raise OrderNotFound from error
-        return OrderToPay(
-            order_id=order.order_id,
-            merchant_id=order.merchant_id,
-            user_id=order.user_id,
-            amount=order.amount,
-            state=order.state.value,
-            expires_at=order.expires_at,
-        )
+        return _order_to_pay(order)
+
+    async def register(self, new: NewExternalOrder) -> OrderToPay:
+        self._reach()
+        self.registrations += 1
+        try:
+            order, _ = await self._app.real.external_orders.register(
+                RegisterExternalOrder(
+                    merchant_id=new.merchant_id,
+                    details=ExternalDetails(
+                        order_no=new.order_no,
+                        customer_email=new.customer_email,
+                        customer_name=new.customer_name,
+                        description=new.description,
+                        metadata=new.metadata,
+                        notify_url=new.notify_url,
+                    ),
+                    amount=new.amount,
+                    expires_at=new.expires_at,
+                    operator=new.operator,
+                )
+            )
+        except OrderDiffers as error:
+            raise OrderExistsDifferent(fields=error.fields) from error
+        return _order_to_pay(order)
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
         if self.before_update is not None:
@@ -213,6 +236,20 @@ class OrdersInProcess:
     def _reach(self) -> None:
         if self.away:
             raise UpstreamUnavailable("order_rpc is away")
+
+
+def _order_to_pay(order: Order) -> OrderToPay:
+    email = "" if order.external is None else order.external.customer_email
+    return OrderToPay(
+        order_id=order.order_id,
+        merchant_id=order.merchant_id,
+        user_id=order.user_id,
+        amount=order.amount,
+        state=order.state.value,
+        expires_at=order.expires_at,
+        order_no=order.order_no,
+        customer_digest=email_digest(order.merchant_id, email),
+    )
 
 
 class UnreliableChannel(SandboxChannel):
@@ -496,8 +533,10 @@ class PaymentWorld:
                 .values(state="CLOSED")
             )
             return list(
-                await payments.list_of_order(
-                    tx, **key, before=None, limit=100, visible_to=PAYMENT_RPC
+                await payment_pages.list_payments(
+                    tx,
+                    PaymentPage(merchant_id=order.merchant_id, order_id=order.order_id, limit=100),
+                    visible_to=PAYMENT_RPC,
                 )
             )
 

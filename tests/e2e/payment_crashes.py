@@ -161,6 +161,26 @@ def open_cashier(crash: Crash, order: Mapping[str, Any], key: str = "") -> Answe
     )
 
 
+@dies_at("payment.external.after_register")
+def an_order_of_a_merchant_and_its_payment_are_made_once(crash: Crash) -> None:
+    body = {"order_id": crash.key, "amount": "9.00", "currency": "USD"}
+
+    def create() -> Answer:
+        return crash.clerk.post("/api/v1/payments", body)
+
+    crash.strike(create)
+    payment = crash.again(create).data
+    assert payment["order_no"] == crash.key
+    found = crash.clerk.get(f"/api/v1/payments?order_id={crash.key}").data["payments"]
+    assert [each["payment_id"] for each in found] == [payment["payment_id"]]
+    orders = crash.clerk.get(f"/api/v1/orders?order_no={crash.key}").data["orders"]
+    assert [each["order_id"] for each in orders] == [payment["order_id"]]
+    press_pay(payment["next_action"]["value"])
+    wait_until(
+        lambda: crash.clerk.get(f"/api/v1/orders/{crash.key}").data["state"] == "PAID", "PAID"
+    )
+
+
 @dies_at("payment.cashier.after_tx1")
 def a_cashier_that_was_not_opened_is_lost_and_another_opens(crash: Crash) -> None:
     order = crash.order()

@@ -31,7 +31,16 @@ from payment_rpc.domain.callback import (
 )
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
-from payment_rpc.store import attempts, callbacks, order_gates, payments, refunds, scan_actions
+from payment_rpc.store import (
+    attempts,
+    callbacks,
+    order_gates,
+    payment_pages,
+    payments,
+    refunds,
+    scan_actions,
+)
+from payment_rpc.store.payment_pages import PaymentPage
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, SCAN_ACTION, metadata
 from tests.builders.payment import a_payment, an_attempt
 from tests.support.databases import create_tables, open_patiently
@@ -39,6 +48,19 @@ from tests.support.fakes import EPOCH
 
 pytestmark = pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
 ROWS = 3000
+# Each search of merchants, and its index.
+SEARCHES: list[tuple[dict[str, Any], str]] = [
+    ({"order_id": "ORD00013"}, "ix_payment_order"),
+    ({"order_id": "ORD00013", "state": PaymentState.FAILED}, "ix_payment_order"),
+    ({"customer_digest": "d" * 64}, "ix_payment_customer"),
+    ({"customer_digest": "d" * 64, "state": PaymentState.FAILED}, "ix_payment_customer"),
+    ({"state": PaymentState.FAILED}, "ix_payment_state"),
+    ({}, "ix_payment_merchant"),
+    (
+        {"created_from": EPOCH, "created_before": EPOCH + timedelta(seconds=50)},
+        "ix_payment_merchant",
+    ),
+]
 ADMIN = Caller(role=Role.ADMIN, subject="root")
 
 
@@ -247,17 +269,13 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
     uses(rows, "ix_scan_action_acted_at")
     [rows] = await statements(db, scan_actions.of_payments, ["PAY00040"])
     uses(rows, "ix_scan_action_payment")
-    for before in (None, "PAY00040"):
-        [rows] = await statements(
-            db,
-            payments.list_of_order,
-            merchant_id="mall",
-            order_id="ORD00013",
-            before=before,
-            limit=21,
-            visible_to=ADMIN,
-        )
-        uses(rows, "ix_payment_order")
+    for after in (None, (EPOCH, "PAY00040")):
+        for wanted, index in SEARCHES:
+            page = PaymentPage(merchant_id="mall", after=after, limit=21, **wanted)
+            [rows] = await statements(db, payment_pages.list_payments, page, visible_to=ADMIN)
+            uses(rows, index)
+    [rows] = await statements(db, payments.order_id_of, merchant_id="mall", order="A-1")
+    uses(rows, "ix_payment_order_no")
 
 
 async def test_nothing_that_a_call_does_reads_more_than_its_own_rows(db: Database) -> None:

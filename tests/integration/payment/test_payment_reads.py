@@ -32,8 +32,9 @@ from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, PAYMENT
+from payment_rpc.usecases.queries import ListPayments
 from payment_rpc.usecases.refunds import CreateRefund
-from tests.builders.order import ADMIN, buyer, merchant
+from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, buyer, merchant
 from tests.builders.payment import DECLINED, PRICE, PaymentWorld, a_payment, payment_world
 from tests.support.fakes import FakeClock
 from tools.servers import Redis as RedisServer
@@ -90,16 +91,8 @@ async def only_owners_see(world: PaymentWorld) -> None:
                 await world.app.payment_queries.get_payment(paid.payment_id, stranger)
             with pytest.raises(PaymentNotFound):
                 await by_order(world, paid, stranger)
-            assert (
-                await world.app.payment_queries.list_payments(
-                    merchant_id="mall",
-                    order_id=paid.order_id,
-                    before=None,
-                    limit=9,
-                    caller=stranger,
-                )
-                == []
-            )
+            query = ListPayments(merchant_id="mall", order=paid.order_id)
+            assert await world.app.payment_queries.list_payments(query, stranger) == ((), "")
         for read in (
             world.app.payment_queries.get_payment(paid.payment_id, NOBODY),
             by_order(world, paid, NOBODY),
@@ -164,7 +157,8 @@ class Request:
             cancellation=app.cancellation,
             conflicts=app.conflicts,
             queries=app.payment_queries,
-            page_tokens=PageTokens(b"p" * 32),
+            checkouts=app.checkouts,
+            clock=world.clock,
         )
         with calling(caller=caller, timeout_seconds=5):
             return await servicer.ListPayments(
@@ -215,16 +209,20 @@ async def test_a_token_is_good_for_its_list_only(world: PaymentWorld) -> None:
     token = (
         await Request.list(world, buyer(), order_id=order.order_id, page_size=1)
     ).next_page_token
+    selection = {
+        "merchant_id": "mall",
+        "order_id": order.order_id,
+        "customer": "",
+        "state": "",
+        "created_from": "",
+        "created_before": "",
+    }
+    ours = PageTokens(PAGE_TOKEN_SECRET)
+    assert ours.decode(token, list_name="ListPayments", filter=selection, types=(int, str))
     forged = PageTokens(b"q" * 32).encode(
-        list_name="ListPayments",
-        filter={"merchant_id": "mall", "order_id": order.order_id},
-        key=["PAY2"],
+        list_name="ListPayments", filter=selection, key=[0, "PAY2"]
     )
-    foreign = PageTokens(b"p" * 32).encode(
-        list_name="ListOrders",
-        filter={"merchant_id": "mall", "order_id": order.order_id},
-        key=["PAY2"],
-    )
+    foreign = ours.encode(list_name="ListOrders", filter=selection, key=[0, "PAY2"])
     for arguments in (
         {"order_id": order.order_id, "page_token": token + "x"},
         {"order_id": order.order_id, "page_token": "x"},

@@ -16,6 +16,7 @@ from mesh.money import RequestedAmount
 from order_rpc.tables import STATISTIC_ENTRY
 from order_rpc.usecases.catalog import ListProducts
 from payment_rpc.store import wallets
+from payment_rpc.usecases.queries import ListPayments
 from payment_rpc.usecases.refunds import CreateRefund
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.redis.keys import keys_of
@@ -124,12 +125,8 @@ async def test_lists_of_payments_refunds_and_entries_go_on_behind_one_that_canno
         world.db,
         f"UPDATE payment SET outcome = 'NONSENSE' WHERE payment_id = '{payment.payment_id}'",
     )
-    assert (
-        await world.app.payment_queries.list_payments(
-            merchant_id="mall", order_id=order.order_id, before=None, limit=5, caller=ADMIN
-        )
-        == []
-    )
+    query = ListPayments(merchant_id="mall", order=order.order_id)
+    assert await world.app.payment_queries.list_payments(query, ADMIN) == ((), "")
     for _ in range(3):
         await top_up(world, "5.00")
     await plant(world.db, "UPDATE wallet_entry SET kind = 'NONSENSE' WHERE seq = 2")

@@ -94,7 +94,15 @@ async def stock(shop: Shop, person: Person) -> dict[str, Any]:
     }
 
 
+def is_clerk(person: Person) -> bool:
+    """People whose first role is to work for a shop have it in their name."""
+    return person.subject.endswith(".merchant")
+
+
 async def new_order(shop: Shop, person: Person) -> dict[str, Any]:
+    if is_clerk(person):
+        item = {"sku_id": "A-BIKE", "quantity": 1, "unit_price": "100.00"}
+        return {"merchant_id": "mall", "currency": "USD", "items": [item]}
     order = await shop.order_of(Person("somebody"))
     return {
         "merchant_id": "mall",
@@ -120,6 +128,14 @@ async def charge(shop: Shop, person: Person) -> dict[str, Any]:
 
 
 async def cashier(shop: Shop, person: Person) -> dict[str, Any]:
+    if is_clerk(person):
+        number = f"of-{person.subject}"
+        return {
+            "merchant_id": "mall",
+            "order_id": number,
+            "currency": "USD",
+            "amount_minor": "10000",
+        }
     order = await shop.order_of(person)
     return {"merchant_id": "mall", "user_id": person.subject, "order_id": order.order_id}
 

@@ -82,6 +82,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The payment has as many refunds as a payment can have; metadata has the limit."""
     ERROR_REASON_ORDER_CREATING: _ErrorReason.ValueType  # 40
     """The order was won in a flash sale and order_rpc is still writing it; nothing was sent, charge again in a moment."""
+    ERROR_REASON_ORDER_EXISTS_DIFFERENT: _ErrorReason.ValueType  # 41
+    """The merchant's number names an order of another amount or currency; the fields name what differs."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of payment_rpc. MoneyOutcome stands beside every one of them."""
@@ -146,4 +148,6 @@ ERROR_REASON_REFUND_LIMIT_REACHED: ErrorReason.ValueType  # 27
 """The payment has as many refunds as a payment can have; metadata has the limit."""
 ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 40
 """The order was won in a flash sale and order_rpc is still writing it; nothing was sent, charge again in a moment."""
+ERROR_REASON_ORDER_EXISTS_DIFFERENT: ErrorReason.ValueType  # 41
+"""The merchant's number names an order of another amount or currency; the fields name what differs."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -589,12 +589,18 @@ class OrderData(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ORDER_NO_FIELD_NUMBER: _builtins.int
+    CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The buyer."""
     amount: _builtins.str
     """What is owed, in major units."""
     currency: _builtins.str
     """ISO 4217."""
+    order_no: _builtins.str
+    """The merchant's own number of it; empty for an order of the catalogue."""
+    customer_email: _builtins.str
+    """Address of the merchant's customer."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When it must be paid."""
@@ -606,10 +612,12 @@ class OrderData(_message.Message):
         amount: _builtins.str = ...,
         currency: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        order_no: _builtins.str = ...,
+        customer_email: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "expires_at", b"expires_at", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "customer_email", b"customer_email", "expires_at", b"expires_at", "order_no", b"order_no", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
