@@ -12,16 +12,21 @@ from pathlib import Path
 from secrets import token_bytes
 
 import uvloop
+from paymesh.merchant.v1 import api_key_pb2_grpc
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from merchant_rpc.app import MerchantApp, MerchantConfig
 from merchant_rpc.domain.api_key import KEYS_MAX, ApiKey, scopes_of_key
 from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.peppers import Peppers
+from merchant_rpc.servicer.api_keys import ApiKeyServicer
 from merchant_rpc.settings import MerchantSettings
 from merchant_rpc.store import api_keys
 from merchant_rpc.tables import MERCHANT, metadata
+from merchant_rpc.usecases.actions import Actions
+from merchant_rpc.usecases.api_keys import ApiKeys
+from merchant_rpc.usecases.key_exchanges import KeyExchanges
+from merchant_rpc.workers import USE_SECONDS
 from mesh import logs
 from mesh.api_key_format import ApiKeyKind, key_sha256, new_key
 from mesh.clock import SystemClock
@@ -29,8 +34,10 @@ from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.policies import SCOPES
+from mesh.rate_limit import RateLimiter
 from mesh.server import MeshServer
 from mesh.token_issuers import MERCHANTS, OwnTokenSigner
+from mesh.worker import Worker
 
 KEYS = 10_000
 KEYS_FILE = "BENCH_KEYS_FILE"
@@ -49,24 +56,32 @@ async def merchants() -> int:
     db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size)
     async with db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
-    app = MerchantApp(
+    exchanges = KeyExchanges(
+        db=db,
+        clock=clock,
+        peppers=PEPPERS,
+        signer=OwnTokenSigner.of_file(MERCHANTS, settings.caller_key_file, clock=clock, ids=ids),
+        attempts=RateLimiter(per_second=1, burst=1),  # of whole keys, which nobody shows here
+    )
+    keys = ApiKeys(
         db=db,
         clock=clock,
         ids=ids,
         page_tokens=PageTokens(PEPPER),
-        signer=OwnTokenSigner.of_file(MERCHANTS, settings.caller_key_file, clock=clock, ids=ids),
+        actions=Actions(clock=clock),
         peppers=PEPPERS,
         random_bytes=token_bytes,
-        config=MerchantConfig(
-            public_url=settings.public_url, logs_mail=False, scan_interval_seconds=1
-        ),
     )
     shown = await db.run(_make_keys, clock, ids)
     _KEYS_FILE.write_text("\n".join(shown))  # noqa: ASYNC240  nothing else runs yet
     server = MeshServer(settings, clock=clock, ids=ids)
-    app.add_to(server)
+    server.add(
+        api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
+        ApiKeyServicer(keys=keys, exchanges=exchanges),
+    )
     await server.start()
-    _KEEP.extend([server, *(asyncio.create_task(worker.run()) for worker in app.workers)])
+    writing = Worker("write_key_uses", exchanges.write_uses_once, idle_seconds=USE_SECONDS)
+    _KEEP.extend([server, asyncio.create_task(writing.run())])
     return server.port
 
 

@@ -26,25 +26,18 @@ _Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKey:
-    """A key without the key."""
+class KeyRights:
+    """What decides whether a key is exchanged, and for what."""
 
     key_id: str
     merchant_id: str
     kind: ApiKeyKind
     is_test: bool
-    name: str
-    head: str  # its first characters, which say kind and mode
-    last_four: str
     scopes: frozenset[str]
     allowed_addresses: tuple[str, ...]  # addresses and networks; empty: any
     expires_at: datetime | None
-    created_by: str
-    created_at: datetime
-    last_used_at: datetime | None = None
-    last_used_address: str = ""
     revoked_at: datetime | None = None
-    revoked_by: str = ""
+    last_used_at: datetime | None = None
 
     @property
     def subject(self) -> str:
@@ -71,6 +64,19 @@ class ApiKey:
         if isinstance(client, IPv6Address) and client.ipv4_mapped is not None:
             client = client.ipv4_mapped
         return any(client in ip_network(network) for network in self.allowed_addresses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey(KeyRights):
+    """A key without the key."""
+
+    name: str
+    head: str  # its first characters, which say kind and mode
+    last_four: str
+    created_by: str
+    created_at: datetime
+    last_used_address: str = ""
+    revoked_by: str = ""
 
 
 def scopes_of_key(

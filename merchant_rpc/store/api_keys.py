@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Row, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from merchant_rpc.domain.api_key import ApiKey
+from merchant_rpc.domain.api_key import ApiKey, KeyRights
 from merchant_rpc.domain.merchant import Merchant, MerchantState
 from merchant_rpc.tables import API_KEY, MERCHANT, MERCHANT_SETTING
 from mesh.api_key_format import ApiKeyKind
@@ -22,6 +22,17 @@ _KEY = tuple(column for column in _K if column.name not in {"digest", "pepper_id
 _MERCHANT_LOCKED = (
     select(MERCHANT).where(MERCHANT.c.merchant_id == bindparam("merchant")).with_for_update()
 )
+_RIGHTS = (
+    _K.key_id,
+    _K.merchant_id,
+    _K.kind,
+    _K.prefix,
+    _K.scopes,
+    _K.allowed_addresses,
+    _K.expires_at,
+    _K.revoked_at,
+    _K.last_used_at,
+)
 _INSERT = insert(API_KEY)
 _ONE_LOCKED = (
     select(*_KEY)
@@ -29,7 +40,7 @@ _ONE_LOCKED = (
     .with_for_update()
 )
 _FIND = (
-    select(*_KEY, _K.digest, MERCHANT.c.state, MERCHANT_SETTING.c.body)
+    select(*_RIGHTS, _K.digest, MERCHANT.c.state, MERCHANT_SETTING.c.body)
     .join(MERCHANT, MERCHANT.c.merchant_id == _K.merchant_id)
     .join(
         MERCHANT_SETTING,
@@ -73,7 +84,7 @@ _CHANGED = select(MERCHANT.c.merchant_id).where(MERCHANT.c.updated_at >= bindpar
 class FoundKey:
     """A key with what its token depends on besides."""
 
-    key: ApiKey
+    key: KeyRights
     merchant_state: MerchantState
     has_minor_amounts: bool
 
@@ -129,7 +140,7 @@ async def find(tx: AsyncConnection, digests: Sequence[str]) -> dict[str, FoundKe
     """The keys with these digests by their digests, with their merchants, in one query."""
     return {
         row.digest: FoundKey(
-            key=_key(row),
+            key=KeyRights(**_rights(row)),
             merchant_state=MerchantState(row.state),
             has_minor_amounts=_has_minor_amounts(row.body),
         )
@@ -197,22 +208,28 @@ def _has_minor_amounts(body: str | None) -> bool:
     return body is not None and msgspec.json.decode(body, type=_Amounts).integer_amounts == "MINOR"
 
 
+def _rights(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
+    return {
+        "key_id": row.key_id,
+        "merchant_id": row.merchant_id,
+        "kind": ApiKeyKind(row.kind),
+        "is_test": row.prefix[5:9] == "test",
+        "scopes": frozenset(row.scopes.split()),
+        "allowed_addresses": tuple(row.allowed_addresses.split()),
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+        "last_used_at": row.last_used_at,
+    }
+
+
 def _key(row: Row[*tuple[Any, ...]]) -> ApiKey:
     return ApiKey(
-        key_id=row.key_id,
-        merchant_id=row.merchant_id,
-        kind=ApiKeyKind(row.kind),
-        is_test=row.prefix[5:9] == "test",
+        **_rights(row),
         name=row.name,
         head=row.prefix,
         last_four=row.last_four,
-        scopes=frozenset(row.scopes.split()),
-        allowed_addresses=tuple(row.allowed_addresses.split()),
-        expires_at=row.expires_at,
         created_by=row.created_by,
         created_at=row.created_at,
-        last_used_at=row.last_used_at,
         last_used_address=row.last_used_address,
-        revoked_at=row.revoked_at,
         revoked_by=row.revoked_by,
     )

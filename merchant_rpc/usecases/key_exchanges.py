@@ -19,7 +19,7 @@ from merchant_rpc.domain.api_key import (
     REVOCATIONS_LISTED,
     SUBJECT_PREFIX,
     TOKEN_LIFETIME,
-    ApiKey,
+    KeyRights,
 )
 from merchant_rpc.domain.errors import ApiKeyInvalid, LoginDelayed
 from merchant_rpc.domain.merchant import MerchantState
@@ -49,7 +49,7 @@ class KeyToken:
 
     token: str
     expires_at: datetime
-    key: ApiKey
+    key: KeyRights
 
 
 class KeyExchanges:
@@ -152,7 +152,7 @@ class KeyExchanges:
             for digests in wanted
         ]
 
-    def _note_use(self, key: ApiKey, address: str, now: datetime) -> None:
+    def _note_use(self, key: KeyRights, address: str, now: datetime) -> None:
         if key.last_used_at is not None and now - key.last_used_at < LAST_USE_PAUSE:
             return
         if key.key_id in self._uses or len(self._uses) < USES_MAX:
