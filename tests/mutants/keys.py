@@ -15,6 +15,40 @@ def _door(sentence: str, *, old: str, new: str, fails: str) -> Mutant:
     return _mutant(_DOOR, sentence, old=old, new=new, fails=f"test_gateway_api_keys.py::{fails}")
 
 
+def _rule(sentence: str, *, old: str, new: str, fails: str) -> Mutant:
+    return _mutant(
+        "merchant_rpc/domain/api_key.py",
+        sentence,
+        old=old,
+        new=new,
+        fails=f"test_api_key.py::{fails}",
+    )
+
+
+def _keys(sentence: str, *, old: str, new: str, fails: str) -> Mutant:
+    return _mutant(
+        "merchant_rpc/usecases/api_keys.py",
+        sentence,
+        old=old,
+        new=new,
+        fails=f"test_api_keys.py::{fails}",
+    )
+
+
+def _exchange(sentence: str, *, old: str, new: str, fails: str) -> Mutant:
+    return _mutant(
+        "merchant_rpc/usecases/key_exchanges.py",
+        sentence,
+        old=old,
+        new=new,
+        fails=f"test_key_exchanges.py::{fails}",
+    )
+
+
+def _stored(sentence: str, *, old: str, new: str, fails: str) -> Mutant:
+    return _mutant("merchant_rpc/store/api_keys.py", sentence, old=old, new=new, fails=fails)
+
+
 MUTANTS = [
     _mutant(
         "mesh/api_key_format.py",
@@ -186,5 +220,202 @@ MUTANTS = [
         "                await self._api_keys.token(api_key, request.client)\n            )",
         fails="test_gateway_api_keys_http.py::"
         "test_without_merchant_rpc_each_key_is_refused_and_all_else_works",
+    ),
+    _rule(
+        "a secret key has no rights over people",
+        old="for scope in catalogue if not scope.startswith(_PEOPLE)",
+        new="for scope in catalogue",
+        fails="test_a_secret_key_has_every_scope_but_those_over_people",
+    ),
+    _rule(
+        "a restricted key has no rights over people",
+        old="if scope.startswith(_PEOPLE):",
+        new="if False:",
+        fails="test_other_scopes_are_refused_by_name[RESTRICTED-named5-scopes[0]]",
+    ),
+    _rule(
+        "there is such a scope",
+        old="if scope not in possible:",
+        new="if False:",
+        fails="test_other_scopes_are_refused_by_name[RESTRICTED-named3-scopes[1]]",
+    ),
+    _rule(
+        "only a restricted key names its scopes",
+        old="        if named:\n",
+        new="        if False:\n",
+        fails="test_other_scopes_are_refused_by_name[SECRET-named0-scopes]",
+    ),
+    _rule(
+        "an address has no zone",
+        old='if "%" in text:',
+        new="if False:",
+        fails="test_what_is_no_address_is_refused_by_its_place[fe80::1%eth0]",
+    ),
+    _rule(
+        "a list of addresses does not hold all of them",
+        old="if network.prefixlen == 0:",
+        new="if False:",
+        fails="test_what_is_no_address_is_refused_by_its_place[0.0.0.0/0]",
+    ),
+    _rule(
+        "a list of addresses has an end",
+        old="if len(texts) > ADDRESSES_MAX:",
+        new="if False:",
+        fails="test_a_list_has_an_end",
+    ),
+    _rule(
+        "a new key has not ended",
+        old="if expires_at is not None and expires_at <= now:",
+        new="if False:",
+        fails="test_a_key_that_has_ended_is_not_made[0]",
+    ),
+    _rule(
+        "an IPv4 address in IPv6 is that address",
+        old="if isinstance(client, IPv6Address) and client.ipv4_mapped is not None:",
+        new="if False:",
+        fails="test_a_client_inside_may_use_a_key[::ffff:203.0.113.9]",
+    ),
+    _keys(
+        "nobody makes a key that may do more than he may",
+        old="        _check_held(scopes, caller)\n",
+        new="",
+        fails="test_nobody_makes_a_key_that_may_do_more_than_he_may[sqlite-SECRET-scopes2]",
+    ),
+    _keys(
+        "nobody rotates a key that may do more than he may",
+        old="        _check_held(old.scopes, caller)\n",
+        new="",
+        fails="test_nobody_rotates_a_key_that_may_do_more_than_he_may[sqlite]",
+    ),
+    _keys(
+        "a merchant that sells nothing new gets no key",
+        old="        merchant.check_takes_new()\n",
+        new="",
+        fails="test_a_merchant_that_may_not_sell_gets_no_key"
+        "[sqlite-SUSPENDED-True-MerchantSuspended]",
+    ),
+    _keys(
+        "a merchant that takes no real money gets no live key",
+        old="        if merchant.state is not MerchantState.LIVE and not merchant.is_test:\n"
+        "            raise MerchantNotLive\n",
+        new="",
+        fails="test_a_merchant_that_may_not_sell_gets_no_key"
+        "[sqlite-TEST_ONLY-False-MerchantNotLive]",
+    ),
+    _keys(
+        "a live key has a reason",
+        old="if not merchant.is_test and len(reason.strip()) < REASON_CHARACTERS_MIN:",
+        new="if False:",
+        fails="test_a_live_key_needs_a_reason[sqlite-]",
+    ),
+    _keys(
+        "a merchant has a hundred keys at most",
+        old="        if await api_keys.count_living(tx, key.merchant_id, now=key.created_at) >= "
+        "KEYS_MAX:\n            raise ApiKeyLimitReached\n",
+        new="",
+        fails="test_a_merchant_has_a_hundred_living_keys_at_most[sqlite]",
+    ),
+    _keys(
+        "a key that has ended is not rotated",
+        old="        if not old.lives_at(now):\n            raise ApiKeyNotFound\n",
+        new="",
+        fails="test_a_key_that_has_ended_is_not_rotated[sqlite]",
+    ),
+    _keys(
+        "a rotation makes no key live longer",
+        old="ends if old.expires_at is None else min(ends, old.expires_at)",
+        new="ends",
+        fails="test_a_rotation_makes_no_key_live_longer[sqlite]",
+    ),
+    _keys(
+        "a key is revoked once",
+        old="        if key.revoked_at is not None:\n            return key\n",
+        new="",
+        fails="test_a_key_is_revoked_once[sqlite]",
+    ),
+    _keys(
+        "what is done to a key stands in the log of actions",
+        old='        await self._record(tx, "RevokeApiKey", key, reason, caller)\n',
+        new="",
+        fails="test_what_is_done_to_keys_stands_in_the_log_of_actions[sqlite]",
+    ),
+    _stored(
+        "a key is its merchant's",
+        old='.where(_K.merchant_id == bindparam("merchant"), _K.key_id == bindparam("key"))',
+        new='.where(_K.key_id == bindparam("key"))',
+        fails="test_api_keys.py::test_a_key_of_another_merchant_is_not_found[sqlite]",
+    ),
+    _stored(
+        "the last use moves forward alone",
+        old='or_(_K.last_used_at.is_(None), _K.last_used_at < bindparam("used_at")),',
+        new="",
+        fails="test_key_exchanges.py::test_the_last_use_moves_forward_alone[sqlite]",
+    ),
+    _exchange(
+        "one address shows so many keys in a second",
+        old="if missing_seconds:",
+        new="if False:",
+        fails="test_one_address_shows_so_many_keys_in_a_second[sqlite]",
+    ),
+    _exchange(
+        "a closed merchant's keys have ended",
+        old="            or found.merchant_state in _CLOSED\n",
+        new="",
+        fails="test_a_closed_merchants_keys_have_ended[sqlite]",
+    ),
+    _exchange(
+        "a key that has ended is not exchanged",
+        old="            or not found.key.lives_at(now)\n",
+        new="",
+        fails="test_a_revoked_key_is_refused[sqlite]",
+    ),
+    _exchange(
+        "a key is of the kind and mode that it says",
+        old="            or found.key.prefix != prefix\n",
+        new="",
+        fails="test_a_key_of_another_kind_or_mode_is_refused[sqlite-pmsk_live_]",
+    ),
+    _exchange(
+        "a key comes from an address of its list",
+        old="            or not found.key.may_come_from(client_address)\n",
+        new="",
+        fails="test_a_key_from_a_forbidden_address_is_refused[sqlite]",
+    ),
+    _exchange(
+        "a publishable key has no role",
+        old="roles=() if key.kind is ApiKeyKind.PUBLISHABLE else (Role.MERCHANT,),",
+        new="roles=(Role.MERCHANT,),",
+        fails="test_a_publishable_key_has_neither_role_nor_scope[sqlite]",
+    ),
+    _exchange(
+        "the tokens of a key end with it",
+        old="        if key.expires_at is not None:\n",
+        new="        if False:\n",
+        fails="test_an_expired_key_is_refused_and_its_tokens_end_with_it[sqlite]",
+    ),
+    _exchange(
+        "an old pepper finds its keys",
+        old="self._peppers.digests(sha256)",
+        new="self._peppers.digests(sha256)[:1]",
+        fails="test_an_old_pepper_still_finds_its_keys[sqlite]",
+    ),
+    _exchange(
+        "the last use is written once a minute",
+        old="if key.last_used_at is not None and now - key.last_used_at < LAST_USE_PAUSE:",
+        new="if False:",
+        fails="test_the_last_use_is_written_in_the_background_once_a_minute[sqlite]",
+    ),
+    _exchange(
+        "uses that wait have an end",
+        old="if key.key_id in self._uses or len(self._uses) < USES_MAX:",
+        new="if True:",
+        fails="test_uses_that_wait_have_an_end[sqlite]",
+    ),
+    _mutant(
+        "merchant_rpc/peppers.py",
+        "a pepper has enough bytes",
+        old="if len(found[2]) < 2 * PEPPER_BYTES_MIN:",
+        new="if False:",
+        fails="test_peppers.py::test_a_short_pepper_is_refused",
     ),
 ]

@@ -21,7 +21,7 @@ from merchant_rpc.domain.errors import (
     ScopeNotHeld,
 )
 from merchant_rpc.domain.merchant import MerchantState
-from merchant_rpc.tables import API_KEY
+from merchant_rpc.tables import ADMIN_ACTION, API_KEY
 from merchant_rpc.usecases.api_keys import ApiKeys, RotateApiKey
 from mesh.api_key_format import ApiKeyKind, is_well_formed, key_sha256
 from mesh.errors import InvalidArgument, PageTokenInvalid
@@ -289,6 +289,23 @@ async def test_nobody_rotates_a_key_that_may_do_more_than_he_may(world: KeyWorld
     with pytest.raises(ScopeNotHeld):
         await world.rotate(key, caller=member(scopes=CLERK))
     assert len(await world.keys_of()) == 1
+
+
+async def test_what_is_done_to_keys_stands_in_the_log_of_actions(world: KeyWorld) -> None:
+    key = await world.create(reason="a new shop")
+    fresh = await world.rotate(key, overlap=timedelta(hours=1))
+    await world.revoke(key, caller=member(subject="key:AK9"))
+    await world.revoke(key)  # changes nothing
+    async with world.db.engine.connect() as connection:
+        rows = (await connection.execute(select(ADMIN_ACTION).order_by(ADMIN_ACTION.c.id))).all()
+    assert [(row.method, row.target, row.actor, row.reason) for row in rows] == [
+        ("CreateApiKey", key.key_id, "member:M1", "a new shop"),
+        ("RotateApiKey", fresh.key_id, "member:M1", "once a year"),
+        ("RevokeApiKey", key.key_id, "key:AK9", "lost"),
+    ]
+    assert {row.merchant_id for row in rows} == {"acme_test"}
+    for text in world.shown.values():
+        assert text[16:-4] not in repr(rows)
 
 
 def test_nothing_widens_a_living_key() -> None:

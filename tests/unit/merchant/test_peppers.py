@@ -45,3 +45,10 @@ def test_a_file_of_another_form_is_refused_without_its_secrets(
     with pytest.raises(ValueError, match="peppers") as refusal:
         read_peppers(file)
     assert NEW[:-2] not in str(refusal.value)
+
+
+def test_a_short_pepper_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "peppers"
+    file.write_text(f"1:{NEW[:-2]}")
+    with pytest.raises(ValueError, match="fewer than 32 bytes"):
+        read_peppers(file)
