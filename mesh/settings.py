@@ -178,6 +178,11 @@ class MeshSettings(BaseSettings):
                 "user_token_secret_file: HS256 user tokens are for development and test; use "
                 "user_token_jwks_file"
             )
+        if any("paymesh-" in kind.lower() for kind in self.user_token_types):
+            problems.append(
+                "user_token_types: those that begin with paymesh- are our own; name the identity "
+                "provider's"
+            )
         if self.environment != "test" and self.failpoints:
             problems.append("failpoints: crash points exist only with environment=test")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):

@@ -21,6 +21,8 @@ _access = partial(_mutant, "mesh/access.py")
 _pipeline = partial(_mutant, "mesh/pipeline.py")
 _limits = partial(_mutant, "mesh/limits.py")
 _policies = partial(_mutant, "mesh/policies.py")
+_settings = partial(_mutant, "mesh/settings.py")
+_free_text = partial(_mutant, "mesh/free_text.py")
 _handlers = partial(_mutant, "gateway/handlers.py")
 _gateway_limits = partial(_mutant, "gateway/limits.py")
 _amounts = partial(_mutant, "gateway/codec/amounts.py")
@@ -169,6 +171,12 @@ _CLAIMS = [
         "        )",
         fails=_of_issuers("test_the_identity_provider_makes_no_checkout_and_no_session"),
     ),
+    _settings(
+        "the settings give no type of ours to the identity provider",
+        old='if any("paymesh-" in kind.lower() for kind in self.user_token_types):',
+        new="if False:",
+        fails="test_settings.py::test_the_identity_provider_has_no_type_of_our_own",
+    ),
     _caller_tokens(
         "the operators' key is no service",
         old=" if name not in NO_SERVICES",
@@ -268,6 +276,18 @@ _ACCESS = [
 ]
 
 _AMOUNTS = [
+    _free_text(
+        "texts in lists are looked at",
+        old='found[f"{path}[{number}].{name}"] = problem',
+        new="pass",
+        fails="test_free_text.py::test_texts_in_lists_and_values_of_maps_are_looked_at_and_named",
+    ),
+    _free_text(
+        "so are the values of maps",
+        old='_judge(found, f"{path}[{key}]", text, is_line=is_line)',
+        new="pass",
+        fails="test_free_text.py::test_texts_in_lists_and_values_of_maps_are_looked_at_and_named",
+    ),
     _amounts(
         "a bare integer is not taken for major units",
         old="            raise BareInteger(value, name, minor_field)\n",

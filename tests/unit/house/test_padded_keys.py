@@ -113,11 +113,11 @@ FREE = {
     "street",
     "postal_code",
     "carrier",
-    "password",
+    "password",  # only its hash is kept
     "credit_card_number",
     "credit_card_cvv",
     "timestamp",
-    "signature",  # only its hash is kept
+    "signature",
 }
 
 

@@ -248,3 +248,9 @@ def test_a_missing_setting_is_called_missing() -> None:
 
 def test_settings_without_mistakes_are_read() -> None:
     assert read_settings(SaleSettings, port=7).port == 7
+
+
+@pytest.mark.parametrize("kind", ["paymesh-user+jwt", "application/Paymesh-Caller+JWT"])
+def test_the_identity_provider_has_no_type_of_our_own(kind: str) -> None:
+    with pytest.raises(ValidationError, match="user_token_types"):
+        MeshSettings(user_token_types=["at+jwt", kind])
