@@ -67,6 +67,7 @@ async def run(settings: MerchantSettings) -> None:
             public_url=settings.public_url,
             logs_mail=settings.is_development,
             scan_interval_seconds=settings.scan_interval_seconds,
+            reserved_merchant_ids=settings.reserved_merchant_ids,
         ),
     )
     app.add_to(server)

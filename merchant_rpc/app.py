@@ -4,30 +4,43 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from paymesh.merchant.v1 import api_key_pb2_grpc, session_pb2_grpc
+from paymesh.merchant.v1 import (
+    api_key_pb2_grpc,
+    member_pb2_grpc,
+    merchant_pb2_grpc,
+    session_pb2_grpc,
+)
 
 from merchant_rpc.passwords import Passwords
 from merchant_rpc.people_key import PeopleKey
 from merchant_rpc.peppers import Peppers
 from merchant_rpc.servicer.api_keys import ApiKeyServicer
+from merchant_rpc.servicer.members import MemberServicer
+from merchant_rpc.servicer.merchants import MerchantServicer
 from merchant_rpc.servicer.sessions import SessionServicer
 from merchant_rpc.usecases.actions import Actions
 from merchant_rpc.usecases.api_keys import ApiKeys
+from merchant_rpc.usecases.attempt_limits import AttemptLimits
 from merchant_rpc.usecases.grants import Grants
+from merchant_rpc.usecases.invitations import Invitations
 from merchant_rpc.usecases.key_exchanges import KeyExchanges
 from merchant_rpc.usecases.login_attempts import LoginAttempts
 from merchant_rpc.usecases.logins import Logins
 from merchant_rpc.usecases.mail import LoggedMail, Mail
+from merchant_rpc.usecases.members import Members
+from merchant_rpc.usecases.merchants import Merchants
 from merchant_rpc.usecases.oidc_logins import OidcLogins, Provider
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
 from merchant_rpc.usecases.operators import Operators
 from merchant_rpc.usecases.password_resets import PasswordResets
 from merchant_rpc.usecases.second_factor import SecondFactor
 from merchant_rpc.usecases.sessions import Sessions
+from merchant_rpc.usecases.shop_settings import SettingsOfShops
+from merchant_rpc.usecases.sign_ups import SignUps
 from merchant_rpc.workers import make_workers
 from mesh.clock import Clock
 from mesh.db import Database
@@ -57,6 +70,7 @@ class MerchantConfig:
     public_url: str
     logs_mail: bool  # development: mail goes into the log; else nothing delivers it
     scan_interval_seconds: float
+    reserved_merchant_ids: Collection[str] = ()
 
 
 class MerchantApp:
@@ -87,7 +101,7 @@ class MerchantApp:
         """
         # shared by the use cases
         self.actions = Actions(clock=clock)
-        self.links = OneTimeLinks(clock=clock)
+        self.links = OneTimeLinks(clock=clock, random_bytes=random_bytes)
         self.mail = Mail(
             clock=clock, ids=ids, public_url=config.public_url, is_available=config.logs_mail
         )
@@ -141,6 +155,37 @@ class MerchantApp:
             attempts=self.attempts,
             grants=grants,
         )
+        # merchants and members
+        limits = AttemptLimits(clock)
+        self.merchants = Merchants(
+            db=db, clock=clock, page_tokens=page_tokens, actions=self.actions
+        )
+        self.settings = SettingsOfShops(
+            db=db, clock=clock, page_tokens=page_tokens, actions=self.actions
+        )
+        self.sign_ups = SignUps(
+            db=db,
+            clock=clock,
+            ids=ids,
+            actions=self.actions,
+            links=self.links,
+            mail=self.mail,
+            limits=limits,
+            passwords=passwords,
+            reserved_ids=config.reserved_merchant_ids,
+        )
+        self.members = Members(db=db, clock=clock, actions=self.actions)
+        self.invitations = Invitations(
+            db=db,
+            clock=clock,
+            ids=ids,
+            actions=self.actions,
+            links=self.links,
+            mail=self.mail,
+            limits=limits,
+            passwords=passwords,
+            operators=self.operators,
+        )
         # keys
         self.api_keys = ApiKeys(
             db=db,
@@ -164,6 +209,7 @@ class MerchantApp:
         self.workers: list[Worker] = make_workers(
             db=db,
             links=self.links,
+            sign_ups=self.sign_ups,
             key_exchanges=self.key_exchanges,
             sessions=self.sessions,
             attempts=self.attempts,
@@ -173,7 +219,14 @@ class MerchantApp:
 
     def add_to(self, server: MeshServer) -> None:
         """Puts the services of merchant_rpc behind a server's pipeline."""
-        # merchants and members
+        server.add(
+            merchant_pb2_grpc.add_MerchantServiceServicer_to_server,
+            MerchantServicer(self.merchants, self.sign_ups, self.settings),
+        )
+        server.add(
+            member_pb2_grpc.add_MemberServiceServicer_to_server,
+            MemberServicer(self.members, self.invitations),
+        )
         # sessions
         server.add(
             session_pb2_grpc.add_SessionServiceServicer_to_server,

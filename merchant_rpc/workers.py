@@ -8,6 +8,7 @@ from merchant_rpc.usecases.key_exchanges import KeyExchanges
 from merchant_rpc.usecases.login_attempts import LoginAttempts
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
 from merchant_rpc.usecases.sessions import Sessions
+from merchant_rpc.usecases.sign_ups import SignUps
 from mesh.db import Database
 from mesh.relay import Relay
 from mesh.worker import Worker
@@ -20,6 +21,7 @@ def make_workers(
     *,
     db: Database,
     links: OneTimeLinks,
+    sign_ups: SignUps,
     key_exchanges: KeyExchanges,
     sessions: Sessions,
     attempts: LoginAttempts,
@@ -36,6 +38,7 @@ def make_workers(
 
     return [
         Worker("purge_links", purge_links, idle_seconds=PURGE_SECONDS),
+        Worker("expire_sign_ups", sign_ups.expire_once, idle_seconds=PURGE_SECONDS),
         Worker("purge_sessions", sessions.purge_once, idle_seconds=PURGE_SECONDS),
         Worker("purge_login_failures", purge_attempts, idle_seconds=PURGE_SECONDS),
         Worker("write_key_uses", key_exchanges.write_uses_once, idle_seconds=USE_SECONDS),

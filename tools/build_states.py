@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # the domains of this checkout, wherever the package is installed from
 sys.path.insert(0, str(ROOT))
 
-from mesh.state_machine import StateMachine  # noqa: E402 - needs the path above
+from merchant_rpc.domain import merchant  # noqa: E402 - needs the path above
+from mesh.state_machine import StateMachine  # noqa: E402
 from order_rpc.domain import order  # noqa: E402
 from order_rpc.domain import refund as order_refund  # noqa: E402
 from payment_rpc.domain import attempt, payment, refund  # noqa: E402
@@ -29,6 +30,7 @@ MACHINES: tuple[StateMachine[Any], ...] = (
     order_refund.REFUND_STATES,
     activity.ACTIVITY_STATES,
     unit.UNIT_STATES,
+    merchant.MERCHANT_STATES,
 )
 INTRODUCTION = """\
 # States

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from merchant_rpc.domain.errors import MerchantStateInvalid, MerchantSuspended
 from mesh.state_machine import Described, StateMachine
@@ -134,3 +135,12 @@ def base_id(merchant_id: str) -> str:
     suffix.
     """
     return merchant_id.removesuffix(TEST_SUFFIX)
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether there is a time zone of this IANA name."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

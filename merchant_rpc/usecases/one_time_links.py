@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -21,16 +21,13 @@ TOKEN_BYTES = 32
 KEPT_AFTER_END = timedelta(days=7)  # who shows an old link is told so, and operators see it
 
 
-def _random_token() -> str:
-    return secrets.token_urlsafe(TOKEN_BYTES)
-
-
 class OneTimeLinks:
     """Makes links and takes them back, in the transaction of what they are for."""
 
-    def __init__(self, *, clock: Clock, make_token: Callable[[], str] = _random_token) -> None:
+    def __init__(self, *, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+        """Takes `random_bytes`, for what nobody may guess."""
         self._clock = clock
-        self._make_token = make_token
+        self._random_bytes = random_bytes
 
     async def issue(
         self,
@@ -49,7 +46,7 @@ class OneTimeLinks:
             payload: what `redeem` returns; JSON.
         """
         now = self._clock.now()
-        token = self._make_token()
+        token = urlsafe_b64encode(self._random_bytes(TOKEN_BYTES)).rstrip(b"=").decode()
         await store.delete_of(tx, kind=kind, subject=subject)
         await store.insert_link(
             tx,

@@ -29,7 +29,7 @@ from mesh.errors import MeshError, RemoteError, UpstreamUnavailable
 from mesh.refusals import Refusals
 from mesh.wire_errors import COMMON
 
-SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 SCHEMA = load_schema()
 Reason = tuple[str, str]  # domain, reason
 

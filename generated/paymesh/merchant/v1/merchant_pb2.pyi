@@ -185,7 +185,9 @@ class SignUpRequest(_message.Message):
     email: _builtins.str
     """Where the link goes; the owner logs in with it."""
     name: _builtins.str
-    """Name of the shop. Letters of one script, digits and common signs; no characters that look like others."""
+    """Name of the shop. Letters of one script (Latin ones may stand beside Chinese, Japanese or Korean ones), digits and common signs; no characters
+    that look like others.
+    """
     merchant_id: _builtins.str
     """The id of the shop, for ever: it stands in every path and key. At most 27 characters, because its test sibling adds "_test"."""
     country: _builtins.str
