@@ -137,7 +137,9 @@ class MerchantWorld:
         return await self.app.members.list_members(merchant_id=merchant_id, caller=ADMIN)
 
     async def owner(self, merchant_id: str = "acme") -> Membership:
-        return (await self.people(merchant_id))[0]
+        """The one who has been owner longest."""
+        people = await self.people(merchant_id)
+        return next(each for each in people if each.role is MemberRole.OWNER)
 
     async def invite(
         self,

@@ -97,8 +97,6 @@ async def test_an_account_that_began_meanwhile_keeps_its_password(acme: Merchant
     token = await acme.invite()
     said = "clerk@acme.example"
     hashed = await acme.passwords.hash("whatever it is")
-    async with acme.db.engine.connect():
-        pass
     await acme.sign_up("other", said, address="198.51.100.1")
     await acme.confirm()
     with pytest.raises(LoginFailed):

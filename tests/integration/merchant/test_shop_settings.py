@@ -73,7 +73,7 @@ async def test_nobody_overwrites_what_he_has_not_seen(
     await shops.update_settings(FIRST)
     with pytest.raises(SettingsChanged) as refused:
         await shops.update_settings(SECOND, read_version=read_version)
-    assert refused.value.metadata["version"] == 1
+    assert refused.value.metadata["version"] == "1"
     assert len(await shops.rows(MERCHANT_SETTING)) == 1
 
 
