@@ -3,8 +3,8 @@ it, refresh tokens are made with it. It is not in the database, so that whoever 
 neither make codes nor continue a session.
 
 A file has one line `id:hex` for each key, 32 bytes, the newest first: with that one secrets are
-encrypted, with all of them they are read. One is retired by removing its line; people whose secret
-was encrypted under it enrol again.
+encrypted, with all of them they are read. A line without an id has the id 1. One is retired by
+removing its line; people whose secret was encrypted under it enrol again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from mesh.files import Reloaded, fixed
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
-_LINE: Final = re.compile(r"([a-z0-9]{1,16}):([0-9a-f]{64})", re.ASCII)
+_LINE: Final = re.compile(r"(?:([a-z0-9]{1,16}):)?([0-9a-f]{64})", re.ASCII)
+_FIRST_ID: Final = "1"
 _ENCRYPTION, _TOKENS = b"paymesh: secrets of people", b"paymesh: refresh tokens"
 
 
@@ -106,9 +107,10 @@ def read_keys(path: Path) -> dict[str, bytes]:
         found = _LINE.fullmatch(text)
         if found is None:
             raise ValueError(f"{path}: line {number} is not id:hex of {KEY_BYTES} bytes")
-        if found[1] in keys:
+        key_id = found[1] or _FIRST_ID
+        if key_id in keys:
             raise ValueError(f"{path}: line {number} has the id of another line")
-        keys[found[1]] = bytes.fromhex(found[2])
+        keys[key_id] = bytes.fromhex(found[2])
     if not keys:
         raise ValueError(f"{path} has no key")
     return keys

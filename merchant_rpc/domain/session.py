@@ -23,7 +23,7 @@ ABSOLUTE: Final = timedelta(hours=12)
 GRACE: Final = timedelta(seconds=10)
 LISTED_MAX: Final = 100
 MEMBER, OPERATOR = "member:", "operator:"
-_TOKEN: Final = re.compile(r"(SES[0-9A-Z]{26})_([0-9]{1,7})_([A-Za-z0-9_-]{43})", re.ASCII)
+_TOKEN: Final = re.compile(r"(SES[0-9A-Z]{26})_([1-9][0-9]{0,6})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,12 +204,17 @@ def claims_of(granted: Granted) -> dict[str, Any]:
 
 @asynccontextmanager
 async def login_world(
-    url: str, *, provider: Provider | None = None, logs_mail: bool = True, operators: bool = True
+    url: str,
+    *,
+    provider: Provider | None = None,
+    logs_mail: bool = True,
+    operators: bool = True,
+    clock: FakeClock | None = None,
 ) -> AsyncIterator[LoginWorld]:
     """merchant_rpc on an empty database."""
     db = open_patiently(url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     await create_tables(db.engine, metadata)
-    clock, ids = FakeClock(), FakeIds()
+    clock, ids = clock or FakeClock(), FakeIds()
     passwords = small_passwords()
     key = PeopleKey(PEOPLE_KEYS, random_bytes=token_bytes)
     app = MerchantApp(
