@@ -9,6 +9,9 @@ Where each RPC is implemented, below `usecases/`:
     shop_settings.py   GetSettings, UpdateSettings, ListSettingsVersions, GetMerchantSettings
     members.py         ListMembers, SetMemberRole, RemoveMember
     invitations.py     InviteMember, AcceptInvitation
+    api_keys.py        CreateApiKey, ListApiKeys, RevokeApiKey, RotateApiKey
+    key_exchanges.py   ExchangeApiKey, ExchangeApiKeyDigest, ListRevocations; the worker that
+                       writes last uses
 
 They share `actions.py` (the log of what people did, in the transaction of the change),
 `one_time_links.py` (links that work once) and `mail.py` (messages to people, through the outbox).

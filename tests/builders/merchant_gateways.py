@@ -88,8 +88,8 @@ async def merchant_mesh(url: str, folder: Path, **settings: Any) -> AsyncIterato
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(key_world(url))
         shop = Shop()
-        shops = [await _shop_server(stack, world, shop, folder) for _ in range(REPLICAS)]
-        merchants = [await _merchant_server(stack, world, folder) for _ in range(REPLICAS)]
+        shops = [await shop_server(stack, world, shop, folder) for _ in range(REPLICAS)]
+        merchants = [await merchant_server(stack, world, folder) for _ in range(REPLICAS)]
         discovery = StaticDiscovery(
             {
                 service: [
@@ -121,9 +121,10 @@ async def _serving(stack: AsyncExitStack, server: MeshServer) -> MeshServer:
     return server
 
 
-async def _shop_server(
+async def shop_server(
     stack: AsyncExitStack, world: KeyWorld, shop: Shop, folder: Path
 ) -> MeshServer:
+    """A replica of the shop, until the stack ends."""
     server = MeshServer(
         _settings("payment_rpc", folder),
         clock=world.clock,
@@ -134,7 +135,8 @@ async def _shop_server(
     return await _serving(stack, server)
 
 
-async def _merchant_server(stack: AsyncExitStack, world: KeyWorld, folder: Path) -> MeshServer:
+async def merchant_server(stack: AsyncExitStack, world: KeyWorld, folder: Path) -> MeshServer:
+    """A replica of merchant_rpc that believes gateways, until the stack ends."""
     server = MeshServer(
         _settings("merchant_rpc", folder),
         clock=world.clock,

@@ -221,6 +221,14 @@ MUTANTS = [
         fails="test_gateway_api_keys_http.py::"
         "test_without_merchant_rpc_each_key_is_refused_and_all_else_works",
     ),
+    _mutant(
+        "gateway/__main__.py",
+        "a gateway that merchant_rpc does not know takes no API key",
+        old="if not is_there or not caller_tokens.can_sign:",
+        new="if not is_there:",
+        fails="test_merchant_keys_at_gateways.py::"
+        "test_a_gateway_process_without_a_key_of_its_own_refuses_api_keys_and_says_so",
+    ),
     _rule(
         "a secret key has no rights over people",
         old="for scope in catalogue if not scope.startswith(_PEOPLE)",
@@ -231,7 +239,7 @@ MUTANTS = [
         "a restricted key has no rights over people",
         old="if scope.startswith(_PEOPLE):",
         new="if False:",
-        fails="test_other_scopes_are_refused_by_name[RESTRICTED-named5-scopes[0]]",
+        fails="test_rights_over_people_are_refused_as_what_they_are",
     ),
     _rule(
         "there is such a scope",

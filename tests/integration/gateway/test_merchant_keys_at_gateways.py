@@ -4,21 +4,38 @@ replicas of each service.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from datetime import timedelta
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from paymesh.order.v1 import order_pb2
 
 from gateway.api_keys import POLL_SECONDS, REFRESH_SECONDS
 from merchant_rpc.domain.merchant import MerchantState
 from mesh.api_key_format import ApiKeyKind
-from tests.builders.gateway import refused
-from tests.builders.merchant_gateways import Mesh, merchant_mesh
+from tests.builders.gateway import SECRET, Shop, refused
+from tests.builders.merchant_gateways import (
+    GATEWAY_KEY,
+    Mesh,
+    merchant_mesh,
+    merchant_server,
+    shop_server,
+)
+from tests.builders.merchant_keys import SIGNING_KEY, key_world
 from tests.support.fakes import EPOCH
+from tests.support.processes import Process, Processes
 
 ORDERS = "/api/v1/orders"
 LIST_ORDERS = "/paymesh.order.v1.OrderService/ListOrders"
@@ -255,3 +272,74 @@ async def test_nobody_but_a_gateway_exchanges_digests(mesh: Mesh) -> None:
                 token,
             )
         assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@asynccontextmanager
+async def gateway_process(
+    processes: Processes, folder: Path, port: int, **env: str
+) -> AsyncIterator[tuple[str, Process]]:
+    """A key of acme_test, and `python -m gateway` before servers of this process."""
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(key_world(f"sqlite+aiosqlite:///{folder}/m.db"))
+        world.clock.set(datetime.now(UTC))
+        shop = await shop_server(stack, world, Shop(), folder)
+        merchants = await merchant_server(stack, world, folder)
+        key = await world.create()
+        (folder / "secret").write_bytes(SECRET)
+        (folder / "public").mkdir()
+        (folder / "public" / "merchant_rpc.pub.pem").write_bytes(
+            SIGNING_KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+        targets = {
+            "payment_rpc": [f"127.0.0.1:{shop.port}"],
+            "order_rpc": [f"127.0.0.1:{shop.port}"],
+            "merchant_rpc": [f"127.0.0.1:{merchants.port}"],
+        }
+        process = processes.module(
+            "gateway",
+            env={
+                "GATEWAY_PORT": str(port),
+                "PAYMESH_STATIC_TARGETS": json.dumps(targets),
+                "PAYMESH_VAR_DIR": str(folder),
+                "PAYMESH_USER_TOKEN_SECRET_FILE": str(folder / "secret"),
+                "PAYMESH_CALLER_KEYS_DIR": str(folder / "public"),
+                **env,
+            },
+        )
+        await asyncio.to_thread(
+            process.wait_for_http, f"http://127.0.0.1:{port}/readyz?service=order_rpc"
+        )
+        yield world.shown[key.key_id], process
+
+
+async def test_a_gateway_process_exchanges_keys_in_its_own_name(
+    processes: Processes, free_ports: Callable[[int], list[int]], tmp_path: Path
+) -> None:
+    [port] = free_ports(1)
+    own = tmp_path / "gateway.pem"
+    own.write_bytes(GATEWAY_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    async with (
+        gateway_process(processes, tmp_path, port, GATEWAY_CALLER_KEY_FILE=str(own)) as (
+            key,
+            process,
+        ),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        answer = await client.get(ORDERS, headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code == 200, answer.text + process.log_text()
+        assert process.terminate() == 0
+        assert key[10:40] not in process.log_text()
+
+
+async def test_a_gateway_process_without_a_key_of_its_own_refuses_api_keys_and_says_so(
+    processes: Processes, free_ports: Callable[[int], list[int]], tmp_path: Path
+) -> None:
+    [port] = free_ports(1)
+    async with (
+        gateway_process(processes, tmp_path, port) as (key, process),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        refused(await client.get(ORDERS, headers={"x-api-key": key}), 401, "API_KEY_INVALID")
+        assert (await client.get("/api/v1/products")).status_code == 200
+        assert process.terminate() == 0
+        assert '"missing":"caller_key_file"' in process.log_text()

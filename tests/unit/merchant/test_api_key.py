@@ -74,6 +74,12 @@ def test_other_scopes_are_refused_by_name(kind: ApiKeyKind, named: list[str], fi
     assert list(refusal.value.fields) == [field]
 
 
+def test_rights_over_people_are_refused_as_what_they_are() -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        scopes_of_key(ApiKeyKind.RESTRICTED, ["members:read"], catalogue=CATALOGUE)
+    assert refusal.value.fields == {"scopes[0]": "is for people alone"}
+
+
 def test_addresses_and_networks_are_kept_in_one_spelling() -> None:
     given = ["203.0.113.0/24", "10.0.0.1", "10.0.0.1/32", "2001:DB8:0::/32", "10.0.0.1"]
     assert allowed_addresses(given) == ("203.0.113.0/24", "10.0.0.1", "2001:db8::/32")
