@@ -88,7 +88,11 @@ def not_found(*, shop_name: str, texts: Texts) -> HTMLResponse:
     """The page for an unknown address."""
     title, text = texts.not_found
     return _render(
-        texts, title=title, shop_name=shop_name, body=_state("bad", text), status_code=404
+        texts,
+        title=title,
+        shop_name=shop_name,
+        body=f"<h1>{title}</h1>{_state('bad', text)}",
+        status_code=404,
     )
 
 

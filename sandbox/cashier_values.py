@@ -43,7 +43,7 @@ _SYMBOLS: Final = {
 # The page cannot know the buyer's time zone without a script, so it names the one it uses.
 _ZONES: Final = {
     Language.EN: (UTC, " UTC"),
-    Language.ZH: (timezone(timedelta(hours=8)), "（UTC+8）"),
+    Language.ZH: (timezone(timedelta(hours=8)), " (UTC+8)"),
 }
 # Joiners and direction marks, which scripts need. All other characters of format are dropped: they
 # turn the text around, or hide.

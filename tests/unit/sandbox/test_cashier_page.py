@@ -119,7 +119,7 @@ def test_no_page_leaves_open_which_currency_is_paid(language: Language, currency
 
 @pytest.mark.parametrize(
     ("language", "text"),
-    [(Language.EN, "2026-11-20 23:59 UTC"), (Language.ZH, "2026-11-21 07:59（UTC+8）")],
+    [(Language.EN, "2026-11-20 23:59 UTC"), (Language.ZH, "2026-11-21 07:59 (UTC+8)")],
 )
 def test_a_time_names_its_zone_and_is_never_later_than_the_moment(
     language: Language, text: str
