@@ -15,6 +15,7 @@ _COMMANDS = {
     "demo": "Buys something from the running mesh, by card and at the cashier.",
     "demo-seckill": "Runs a flash sale on the running mesh, to be watched.",
     "token": "Prints a user token for development.",
+    "operator": "Invites operators and lists them.",
     "revoke": "Revokes user tokens before they expire.",
     "certs": "Makes a private CA and certificates for TLS between services.",
     "migrate": "Brings the databases to the newest schema.",
