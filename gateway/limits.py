@@ -16,11 +16,12 @@ _IPV6_NETWORK: Final = 64
 
 
 def bucket_of(caller: Caller, address: str) -> str:
-    """The key of the caller's bucket: the user within its shop, or the address without a token. For
-    IPv6 it is the network that one customer of a provider has.
+    """The key of the caller's bucket: the user within its shop, or the address of a caller who has
+    no name of its own. For IPv6 it is the network that one customer of a provider has.
     """
-    if caller.subject:
-        return f"{caller.merchant_id}/{caller.subject}"
+    name = caller.limited_as
+    if name:
+        return name
     if ":" not in address:
         return address
     try:

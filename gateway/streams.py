@@ -53,7 +53,7 @@ class OpenStreams:
         name = bucket_of(request.caller, request.client)
         most = (
             self._settings.streams_per_user_max
-            if request.caller.subject
+            if request.caller.limited_as
             else self._settings.streams_per_address_max
         )
         if self._callers[name] >= most:

@@ -26,6 +26,7 @@ IDEMPOTENCY_KEY: Final = "idempotency-key"
 TRACEPARENT: Final = "traceparent"
 REQUEST_ID: Final = "x-request-id"
 CLIENT_ADDRESS: Final = "x-paymesh-client-address"  # of a gateway: where its caller is
+KEY_SUBJECT: Final = "key:"  # with it begins the subject of a merchant's key
 REPLAYED: Final = "x-paymesh-idempotent-replayed"  # trailing: the response of an earlier call
 
 
@@ -81,6 +82,15 @@ class Caller:
     def as_buyer(self) -> Caller:
         """The same person as a buyer: who works for a shop may buy there too."""
         return replace(self, role=Role.USER)
+
+    @property
+    def limited_as(self) -> str:
+        """The name under which calls are counted; "" for strangers and for publishable keys, which
+        stand in pages that anybody opens: those are counted by address.
+        """
+        if not self.subject or (not self.roles and self.subject.startswith(KEY_SUBJECT)):
+            return ""
+        return f"{self.merchant_id}/{self.subject}"
 
     def scope(self) -> Scope:
         """Filters for `visible_to`.

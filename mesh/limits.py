@@ -95,9 +95,8 @@ class CallerLimit:
         """
         if caller.role is Role.SERVICE:
             return
-        if caller.subject:
-            name = f"{caller.merchant_id}/{caller.subject}"
-        else:
+        name = caller.limited_as
+        if not name:
             address = address_of(context.peer())
             if is_relay(address, self._relays):
                 return

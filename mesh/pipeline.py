@@ -264,8 +264,9 @@ class _Method:
 
     def _waits_for(self, request: Any, caller: Caller) -> str:
         """For whom a call waits."""
-        if caller.subject or self._waiting is None or not self._waiting.caller_field:
-            return f"{caller.merchant_id}/{caller.subject}"
+        name = caller.limited_as
+        if name or self._waiting is None or not self._waiting.caller_field:
+            return name or f"{caller.merchant_id}/"  # strangers share one place
         return str(getattr(request, self._waiting.caller_field))
 
     async def _admit(self, context: Any, call: Call, *, is_stream: bool) -> Any:

@@ -18,7 +18,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mesh.call import Role
+from mesh.call import KEY_SUBJECT, Role
 from mesh.claims import MERCHANT_ID, Claims, invalid, scopes_of
 from mesh.clock import Clock
 from mesh.errors import TokenInvalid
@@ -29,7 +29,7 @@ from mesh.policies import SCOPES
 from mesh.signed_tokens import AUDIENCE, judge
 
 OWN_TYPE: Final = "paymesh-user+jwt"
-KEY, MEMBER, BUYER, OPERATOR = "key:", "member:", "ext:", "operator:"
+KEY, MEMBER, BUYER, OPERATOR = KEY_SUBJECT, "member:", "ext:", "operator:"
 # Of subjects that only our own issuers may claim. In any case of letters, because not every place
 # that compares a subject tells them apart.
 RESERVED_SUBJECTS: Final = (KEY, MEMBER, BUYER, OPERATOR)

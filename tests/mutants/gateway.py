@@ -39,14 +39,14 @@ _in_streams = partial(_test, module="_streams")
 MUTANTS = [
     _limits(
         "two buyers behind one address have a share each",
-        old="    if caller.subject:\n        return f",
-        new="    if False:\n        return f",
+        old="    if name:\n        return name",
+        new="    if False:\n        return name",
         fails=_unit("limits", "test_whose_share_a_request_takes"),
     ),
     _limits(
         "one name in two shops is two buyers",
-        old='return f"{caller.merchant_id}/{caller.subject}"',
-        new="return caller.subject",
+        old="name = caller.limited_as",
+        new="name = caller.subject",
         fails=_unit("limits", "test_a_name_in_another_shop_is_somebody_else"),
     ),
     _limits(

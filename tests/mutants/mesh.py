@@ -526,7 +526,7 @@ _WHO = [
     ),
     _limits(
         "a server counts calls by shop and person",
-        old='name = f"{caller.merchant_id}/{caller.subject}"',
+        old="name = caller.limited_as",
         new="name = caller.subject",
         fails=_unit(
             "server_limits",

@@ -20,6 +20,7 @@ _claims = partial(_mutant, "mesh/claims.py")
 _access = partial(_mutant, "mesh/access.py")
 _pipeline = partial(_mutant, "mesh/pipeline.py")
 _limits = partial(_mutant, "mesh/limits.py")
+_call = partial(_mutant, "mesh/call.py")
 _policies = partial(_mutant, "mesh/policies.py")
 _settings = partial(_mutant, "mesh/settings.py")
 _free_text = partial(_mutant, "mesh/free_text.py")
@@ -227,6 +228,20 @@ _ACCESS = [
         old="            self._bind(self._order, request, caller.order_id)\n",
         new="            pass\n",
         fails=_of_scopes("test_a_checkout_token_reaches_no_other_order"),
+    ),
+    _call(
+        "visitors of a page with a publishable key do not share its limit",
+        old="if not self.subject or (not self.roles and self.subject.startswith(KEY_SUBJECT)):",
+        new="if not self.subject:",
+        fails="test_server_limits.py::"
+        "test_a_publishable_key_stands_in_a_page_so_its_visitors_are_counted_by_address",
+    ),
+    _call(
+        "a key without a role is no person without one",
+        old="(not self.roles and self.subject.startswith(KEY_SUBJECT))",
+        new="not self.roles",
+        fails="test_server_limits.py::"
+        "test_a_publishable_key_stands_in_a_page_so_its_visitors_are_counted_by_address",
     ),
     _policies(
         "a method for merchants says what they need",

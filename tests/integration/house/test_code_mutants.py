@@ -45,7 +45,7 @@ def test_a_mutant_changes_the_code_as_it_is_now_and_names_a_test(mutant: Mutant)
         assert text != (ROOT / path).read_text()
         compile(text, path, "exec")
     module, _, name = mutant.test.partition("::")
-    assert name.rpartition("::")[2].partition("[")[0] in functions_of(module), (
+    assert name.partition("[")[0].rpartition("::")[2] in functions_of(module), (
         f"there is no test {mutant.test}"
     )
 

@@ -137,6 +137,12 @@ def test_whose_share_a_request_takes(
     assert (buckets[0] == buckets[1]) is same
 
 
+def test_visitors_of_a_page_with_a_publishable_key_have_a_share_each() -> None:
+    page = Caller(role=Role.PUBLIC, subject="key:AK1", merchant_id="acme")
+    assert bucket_of(page, "203.0.113.9") == "203.0.113.9"
+    assert bucket_of(page, "2001:db8::1") == bucket_of(page, "2001:db8::2")
+
+
 def test_a_name_in_another_shop_is_somebody_else() -> None:
     assert bucket_of(caller("alice"), "1.2.3.4") != bucket_of(caller("alice", "another"), "1.2.3.4")
 

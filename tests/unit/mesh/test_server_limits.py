@@ -66,6 +66,21 @@ def test_a_caller_is_a_person_of_a_shop_or_a_network_and_a_sibling_is_nobody() -
     assert all(taken(limit, NOBODY, f"ipv4:10.1.2.3:{n}") for n in range(5))
 
 
+def test_a_publishable_key_stands_in_a_page_so_its_visitors_are_counted_by_address() -> None:
+    limit = CallerLimit(Limit(per_second=1, burst=1), now=lambda: 100.0)
+    page = Caller(role=Role.PUBLIC, subject="key:AK1", merchant_id="acme")
+    assert [taken(limit, page, f"ipv4:10.9.0.{n}:1") for n in (1, 2, 1)] == [True, True, False]
+    server = Caller(
+        role=Role.MERCHANT,
+        subject="key:AK2",
+        merchant_id="acme",
+        roles=frozenset({Role.MERCHANT}),
+    )
+    nobodys = Caller(role=Role.PUBLIC, subject="alice", merchant_id="acme")
+    for caller in (server, nobodys):
+        assert [taken(limit, caller, f"ipv4:10.9.1.{n}:1") for n in (1, 2)] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("peer", "told", "address"),
     [
