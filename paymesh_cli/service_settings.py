@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.settings import GatewaySettings
+from merchant_rpc.settings import MerchantSettings
 from mesh.settings import MeshSettings
 from order_rpc.settings import OrderSettings
 from payment_rpc.settings import PaymentSettings
@@ -16,6 +17,7 @@ SETTINGS: Final[Mapping[str, type[MeshSettings]]] = {
     "payment_rpc": PaymentSettings,
     "order_rpc": OrderSettings,
     "seckill_rpc": SeckillSettings,
+    "merchant_rpc": MerchantSettings,
     "gateway": GatewaySettings,
     "sandbox": SandboxSettings,
 }

@@ -6,11 +6,12 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from secrets import token_bytes
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Table, select
+from sqlalchemy import Table, insert, select
 
 import merchant_rpc.app
 from merchant_rpc.app import RETRY_CONSTRAINTS, MerchantConfig
@@ -20,7 +21,7 @@ from merchant_rpc.domain.shop_settings import SettingsVersion, ShopSettings
 from merchant_rpc.passwords import Passwords
 from merchant_rpc.people_key import PeopleKey
 from merchant_rpc.peppers import Peppers
-from merchant_rpc.tables import metadata
+from merchant_rpc.tables import SESSION, metadata
 from merchant_rpc.usecases.invitations import AcceptInvitation, InviteMember
 from merchant_rpc.usecases.members import SetMemberRole
 from merchant_rpc.usecases.merchants import MerchantStep
@@ -220,6 +221,28 @@ class MerchantWorld:
             ),
             caller,
         )
+
+    async def session(self, session_id: str, member_id: str, merchant_id: str) -> None:
+        """A living session, as a log-in leaves it."""
+        now = self.clock.now()
+        async with self.db.engine.begin() as connection:
+            await connection.execute(
+                insert(SESSION),
+                {
+                    "session_id": session_id,
+                    "member_id": member_id,
+                    "merchant_id": merchant_id,
+                    "refresh_seed": session_id.rjust(64, "0"),
+                    "rotation": 1,
+                    "rotated_at": now,
+                    "client_address": "",
+                    "created_at": now,
+                    "last_used_at": now,
+                    "idle_expires_at": now + timedelta(hours=1),
+                    "expires_at": now + timedelta(hours=2),
+                    "revoked_at": None,
+                },
+            )
 
     async def rows(self, table: Table) -> list[Any]:
         """Every row of a table, in its key's order."""

@@ -25,7 +25,6 @@ from merchant_rpc.tables import ADMIN_ACTION, MEMBER, MEMBERSHIP, ONE_TIME_LINK,
 from mesh.call import Caller, Role
 from mesh.errors import InvalidArgument
 from tests.builders.merchant import MerchantWorld, as_member
-from tests.integration.merchant.test_merchants import session
 
 OTHERS = [role for role in MemberRole if role is not MemberRole.OWNER]
 KEY = Caller(role=Role.MERCHANT, subject="key:AK1", merchant_id="acme")
@@ -384,8 +383,8 @@ async def test_a_removed_member_loses_his_sessions_for_this_merchant_only(
     clerk = await acme.member()
     member_id = clerk.account.member_id
     for session_id, merchant_id in (("S1", "acme"), ("S2", "acme_test"), ("S3", "shop")):
-        await session(acme, session_id, member_id, merchant_id)
-    await session(acme, "S4", (await acme.owner()).account.member_id, "acme")
+        await acme.session(session_id, member_id, merchant_id)
+    await acme.session("S4", (await acme.owner()).account.member_id, "acme")
     await acme.remove(member_id, as_member(await acme.owner()))
     living = [row.session_id for row in await acme.rows(SESSION) if row.revoked_at is None]
     assert living == ["S3", "S4"]

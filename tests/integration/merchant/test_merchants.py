@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert
 
 from merchant_rpc.domain.errors import MerchantNotFound, MerchantStateInvalid
 from merchant_rpc.domain.member import MemberRole
@@ -23,29 +21,6 @@ STATES = MerchantState
 
 async def states(shops: MerchantWorld) -> dict[str, str]:
     return {row.merchant_id: row.state for row in await shops.rows(MERCHANT)}
-
-
-async def session(shops: MerchantWorld, session_id: str, member_id: str, merchant_id: str) -> None:
-    """A living session, as a log-in leaves it."""
-    now = shops.clock.now()
-    async with shops.db.engine.begin() as connection:
-        await connection.execute(
-            insert(SESSION),
-            {
-                "session_id": session_id,
-                "member_id": member_id,
-                "merchant_id": merchant_id,
-                "refresh_seed": session_id.rjust(64, "0"),
-                "rotation": 1,
-                "rotated_at": now,
-                "client_address": "",
-                "created_at": now,
-                "last_used_at": now,
-                "idle_expires_at": now + timedelta(hours=1),
-                "expires_at": now + timedelta(hours=2),
-                "revoked_at": None,
-            },
-        )
 
 
 async def test_activation_makes_the_merchant_live_and_never_its_sibling(
@@ -75,9 +50,9 @@ async def test_a_closed_merchant_loses_its_sessions_and_invitations_and_keeps_it
     await shops.merchant()
     await shops.merchant("shop")
     owner = (await shops.owner()).account.member_id
-    await session(shops, "S1", owner, "acme")
-    await session(shops, "S2", owner, "acme_test")
-    await session(shops, "S3", (await shops.owner("shop")).account.member_id, "shop")
+    await shops.session("S1", owner, "acme")
+    await shops.session("S2", owner, "acme_test")
+    await shops.session("S3", (await shops.owner("shop")).account.member_id, "shop")
     await shops.invite()
     await shops.invite("clerk@shop.example", merchant_id="shop")
     await shops.step("close")
