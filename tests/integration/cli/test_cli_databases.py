@@ -19,7 +19,7 @@ from paymesh_cli.databases import STATEMENT_SECONDS_MAX, open_databases
 from paymesh_cli.supervisor.installation import Installation
 
 STATEMENT_SECONDS_OF_SERVICES = 5
-SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 
 
 async def limit(tx: AsyncConnection) -> float:

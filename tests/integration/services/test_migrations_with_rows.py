@@ -28,7 +28,7 @@ from mesh.errors import Unavailable
 from tests.builders.old_rows import LATER, ROWS, dump, fill, run
 
 Factory = Callable[[], str]
-SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 
 
 def chain(service: str) -> list[str]:
