@@ -3,13 +3,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
 from paymesh_cli import paymesh
 from paymesh_cli.demo import _Forms
 from paymesh_cli.supervisor.installation import Installation
+from tests.support.fakes import FakeClock
+from tests.support.sandbox_server import cashier_url, checkout, running_sandbox
 
 PAGE = """<form method="post" action="/c/x/pay"><button class="pay" type="submit">Pay ¥ 100.00</button></form>
 <form method="post" action="/c/x/fail"><button>Fail</button></form><button>Outside</button>"""
@@ -70,3 +74,18 @@ def test_the_step_that_failed_is_named_with_what_came_instead(
 
 def test_the_buttons_of_a_page_are_found_with_their_forms() -> None:
     assert _Forms.of(PAGE) == {"Pay": ("POST", "/c/x/pay"), "Fail": ("POST", "/c/x/fail")}
+
+
+async def test_the_demo_finds_the_button_of_the_cashier_page_as_it_is(tmp_path: Path) -> None:
+    """It sends no Accept-Language, so the page is in English whatever the machine speaks."""
+    clock = FakeClock()
+    async with (
+        running_sandbox(tmp_path, clock=clock) as running,
+        httpx.AsyncClient(trust_env=False) as browser,
+    ):
+        channel = running.channel()
+        url = cashier_url(await checkout(channel, clock, description="Pay <button>Pay"))
+        page = await browser.get(url)
+        await channel.aclose()
+    assert "accept-language" not in page.request.headers
+    assert _Forms.of(page.text)["Pay"] == ("POST", f"{page.url.path}/pay")
