@@ -9,6 +9,12 @@ Where each RPC is implemented, below `usecases/`:
     shop_settings.py   GetSettings, UpdateSettings, ListSettingsVersions, GetMerchantSettings
     members.py         ListMembers, SetMemberRole, RemoveMember
     invitations.py     InviteMember, AcceptInvitation
+    logins.py          CreateSession
+    sessions.py        RefreshSession, ListSessions, RevokeSession
+    second_factor.py   EnrolTotp, ConfirmTotp, DisableTotp
+    password_resets.py RequestPasswordReset, ResetPassword
+    oidc_logins.py     BeginOidcLogin, FinishOidcLogin
+    operators.py       `paymesh operator add`, and its part of AcceptInvitation
     api_keys.py        CreateApiKey, ListApiKeys, RevokeApiKey, RotateApiKey
     key_exchanges.py   ExchangeApiKey, ExchangeApiKeyDigest, ListRevocations; the worker that
                        writes last uses

@@ -9,8 +9,10 @@ import click
 
 from mesh.clock import SystemClock
 from paymesh_cli.certificates import CertificateAuthority
+from paymesh_cli.people_keys import ensure_people_keys
 from paymesh_cli.supervisor.plan import DEFAULT_PORTS
 
+_WITH_PEOPLE = "merchant_rpc"
 _SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
 
@@ -36,6 +38,10 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
 
     Running services read a replaced certificate without a restart. Keep ca.key to yourself: whoever
     has it can speak as any service.
+
+    For merchant_rpc it makes, once, the key that signs the tokens of operators and the one that
+    protects what people log in with, too. operators.pub.pem belongs into the
+    PAYMESH_CALLER_KEYS_DIR of every service, the other two to merchant_rpc alone.
     """
     for service in services:
         if _SERVICE.fullmatch(service) is None:
@@ -52,5 +58,9 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
             click.echo(f"{service.upper()}_TLS_CA_FILE={files.ca}")
             click.echo(f"{service.upper()}_TLS_CERT_FILE={files.cert}")
             click.echo(f"{service.upper()}_TLS_KEY_FILE={files.key}")
+        if _WITH_PEOPLE in services:
+            keys = ensure_people_keys(directory)
+            click.echo(f"{_WITH_PEOPLE.upper()}_OPERATOR_KEY_FILE={keys.operator}")
+            click.echo(f"{_WITH_PEOPLE.upper()}_TOTP_KEY_FILE={keys.totp}")
     except (OSError, TypeError, ValueError) as problem:
         raise click.ClickException(f"{directory}: {problem}") from None

@@ -279,6 +279,13 @@ async def test_an_ill_provider_is_unavailable(firm: Firm, path: str, raw: bytes)
     assert await firm.log_in()
 
 
+async def test_a_long_answer_is_not_read_to_its_end(firm: Firm) -> None:
+    honest = firm.issuer._answer(DISCOVERY, "").partition(b"\r\n\r\n")[2]
+    firm.issuer.raw[DISCOVERY] = answer(200, honest + b" " * (256 * 1024))
+    with pytest.raises(Unavailable):
+        await firm.begin()
+
+
 @pytest.mark.parametrize("path", [DISCOVERY, "/token", "/keys"])
 async def test_a_silent_provider_is_given_up_and_holds_no_transaction(
     firm: Firm, path: str, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
+from merchant_rpc.people_key import read_keys
+from mesh.key_files import read_private_key, read_public_keys
 from mesh.settings import MeshSettings
 from paymesh_cli import paymesh
 
@@ -30,6 +32,29 @@ def test_the_printed_settings_are_usable(tmp_path: Path, monkeypatch: pytest.Mon
         x509.load_pem_x509_certificate(settings.tls_ca_file.read_bytes())
     )
     assert stat.S_IMODE(settings.tls_key_file.stat().st_mode) == 0o600
+
+
+def test_the_keys_of_merchant_rpc_are_made_once_and_are_usable(tmp_path: Path) -> None:
+    first = run("--out", str(tmp_path), "--service", "merchant_rpc")
+    assert first.exit_code == 0, first.output
+    printed = dict(line.split("=", 1) for line in first.output.split())
+    operator = Path(printed["MERCHANT_RPC_OPERATOR_KEY_FILE"])
+    totp = Path(printed["MERCHANT_RPC_TOTP_KEY_FILE"])
+    public = read_public_keys(tmp_path)["operators"]
+    assert read_private_key(operator).public_key() == public
+    assert list(read_keys(totp)) == ["1"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (operator, totp)} == {0o600}
+    before = [file.read_bytes() for file in (operator, totp, tmp_path / "operators.pub.pem")]
+    assert run("--out", str(tmp_path), "--service", "merchant_rpc").exit_code == 0
+    assert before == [
+        file.read_bytes() for file in (operator, totp, tmp_path / "operators.pub.pem")
+    ]
+
+
+def test_other_services_get_no_keys_of_people(tmp_path: Path) -> None:
+    run("--out", str(tmp_path), "--service", "gateway")
+    assert not list(tmp_path.glob("operators*"))
+    assert not list(tmp_path.glob("totp*"))
 
 
 def test_the_authority_stays_and_certificates_are_fresh(tmp_path: Path) -> None:

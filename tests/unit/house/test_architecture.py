@@ -113,6 +113,8 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/discovery/consul_registrar.py random": "spreads servers that register after an outage of Consul",
     "seckill_rpc/redis/wakeups.py random": "spreads looks at Redis",
     "paymesh_cli/operator.py secrets": "makes the links of operators; runs in the command line only",
+    "paymesh_cli/people_keys.py secrets": "makes the keys of an installation; runs in the command line "
+    "only",
     "paymesh_cli/supervisor/installation.py secrets": "makes the keys of an installation; runs in the "
     "command line only",
     "paymesh_cli/supervisor/plan.py secrets": "makes passwords for one run; runs in the command line only",
