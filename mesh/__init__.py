@@ -76,6 +76,7 @@ Calling
     connector       opens them with our certificates
     transport       TLS and options of channels and ports
     discovery       where replicas are: static, Consul
+    last_good       the last good answers of a neighbour
 
 Running
     process         the life of a process

@@ -167,6 +167,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "at most {0} can be refunded": "最多可退 {0}",
     "is not the caller's": "不属于当前用户",
     "not on the merchant's allow-list": "不在允许范围内",
+    "the shop does not use it": "商户未启用",
     "the order costs {0}": "订单金额为 {0}",
     "the order is in {0}": "订单币种为 {0}",
     "the payment is in {0}": "支付币种为 {0}",

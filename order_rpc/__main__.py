@@ -20,9 +20,10 @@ from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
 from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
-from order_rpc.clients import Payments, Seckill
+from order_rpc.clients import Merchants, Payments, Seckill
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import metadata
+from order_rpc.usecases.merchant_terms import EnvironmentTerms
 
 
 async def run(settings: OrderSettings) -> None:
@@ -50,6 +51,24 @@ async def run(settings: OrderSettings) -> None:
     seckill_channel = MeshChannel(
         "seckill_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens
     )
+    config = OrderConfig(
+        payment_window=timedelta(minutes=settings.payment_window_minutes),
+        scan_interval_seconds=settings.scan_interval_seconds,
+        expiry_batch_size=settings.expiry_batch_size,
+        hot_sku_group_size=settings.hot_sku_group_size,
+        policies=settings.policies(),
+    )
+    merchant_channel = (
+        MeshChannel(
+            "merchant_rpc",
+            settings=settings,
+            discovery=discovery,
+            caller_tokens=server.caller_tokens,
+        )
+        if settings.merchant_directory
+        else None
+    )
+    terms = EnvironmentTerms(payment_window=config.payment_window, policies=config.policies)
     app = OrderApp(
         db=db,
         clock=clock,
@@ -58,16 +77,15 @@ async def run(settings: OrderSettings) -> None:
         redis=events,
         payments=Payments(payment_channel),
         seckill=Seckill(seckill_channel),
-        config=OrderConfig(
-            payment_window=timedelta(minutes=settings.payment_window_minutes),
-            scan_interval_seconds=settings.scan_interval_seconds,
-            expiry_batch_size=settings.expiry_batch_size,
-            hot_sku_group_size=settings.hot_sku_group_size,
-            policies=settings.policies(),
-        ),
+        config=config,
+        terms=terms
+        if merchant_channel is None
+        else Merchants(merchant_channel, defaults=terms.known),
     )
     app.add_to(server)
     closers = [payment_channel.close, seckill_channel.close, discovery.close, db.close]
+    if merchant_channel is not None:
+        closers.insert(0, merchant_channel.close)
     if events is not None:
         closers.append(events.aclose)
     purging = purge_worker(

@@ -38,6 +38,7 @@ from order_rpc.usecases.catalog_stock import CatalogStock
 from order_rpc.usecases.events import TOPIC
 from order_rpc.usecases.external_orders import ExternalOrders
 from order_rpc.usecases.journal import Journal
+from order_rpc.usecases.merchant_terms import EnvironmentTerms, TermsOfMerchants
 from order_rpc.usecases.orders import Orders
 from order_rpc.usecases.outbox_to_payment import PaymentDestination, PaymentService
 from order_rpc.usecases.outbox_to_seckill import SeckillDestination, SeckillService
@@ -83,12 +84,15 @@ class OrderApp:
         payments: PaymentService,
         seckill: SeckillService,
         config: OrderConfig,
+        terms: TermsOfMerchants | None = None,
     ) -> None:
+        """`terms`: of merchants; None: all have those of the configuration."""
+        terms = terms or EnvironmentTerms(
+            payment_window=config.payment_window, policies=config.policies
+        )
         journal = Journal(ids)
         refund_applier = RefundApplier(journal)
-        payment_applier = PaymentApplier(
-            journal=journal, refunds=refund_applier, policies=config.policies
-        )
+        payment_applier = PaymentApplier(journal=journal, refunds=refund_applier, terms=terms)
         self.payment_relay = Relay(
             db=db,
             clock=clock,
@@ -118,15 +122,16 @@ class OrderApp:
             ids=ids,
             journal=journal,
             page_tokens=page_tokens,
-            payment_window=config.payment_window,
-            policies=config.policies,
+            terms=terms,
             group_max=config.hot_sku_group_size,
             seckill=seckill,
         )
         self.external_orders = ExternalOrders(
-            db=db, clock=clock, ids=ids, journal=journal, payment_window=config.payment_window
+            db=db, clock=clock, ids=ids, journal=journal, terms=terms
         )
-        self.payments = Payments(db=db, clock=clock, service=payments, applier=payment_applier)
+        self.payments = Payments(
+            db=db, clock=clock, service=payments, applier=payment_applier, terms=terms
+        )
         self.cancellations = Cancellations(
             db=db,
             clock=clock,

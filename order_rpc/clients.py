@@ -1,17 +1,27 @@
-"""Clients of payment_rpc and seckill_rpc. Protobuf ends here, except for the payment that PayOrder
-passes to the buyer as it came.
+"""Clients of payment_rpc, seckill_rpc and merchant_rpc. Protobuf ends here, except for the payment
+that PayOrder passes to the buyer as it came.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from paymesh.merchant.v1 import merchant_pb2, merchant_pb2_grpc
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc, refund_pb2, refund_pb2_grpc
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
+from mesh.last_good import LastGood
+from mesh.money import Money
+from order_rpc.domain.merchant_terms import MerchantTerms, Standing
 from order_rpc.domain.order import Order, TicketOrder
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
+from order_rpc.domain.policy import MerchantPolicy, PriceRule
+
+TERMS_FRESH_SECONDS = 5.0
+TERMS_MAX = 10_000  # merchants that this process remembers
 
 _RESULTS = {
     payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult
@@ -95,6 +105,84 @@ class Payments:
             )
         )
         return str(answer.refund.refund_id)
+
+
+class Merchants:
+    """merchant_rpc as order_rpc sees it. Its last good answers outlive it."""
+
+    def __init__(self, channel: Any, *, defaults: Callable[[str], MerchantTerms]) -> None:
+        """`defaults`: for merchants that merchant_rpc does not know, and for what a merchant has
+        not set.
+        """
+        self._stub: Any = merchant_pb2_grpc.MerchantServiceStub(channel)
+        self._defaults = defaults
+        self._answers: LastGood[MerchantTerms] = LastGood(
+            self._ask, fresh_seconds=TERMS_FRESH_SECONDS, entries_max=TERMS_MAX
+        )
+
+    async def of(self, merchant_id: str) -> MerchantTerms:
+        """The terms of a merchant.
+
+        Raises:
+            RemoteError: not answered, and it never was.
+        """
+        return await self._answers.get(merchant_id)
+
+    def known(self, merchant_id: str) -> MerchantTerms:
+        """What is known without asking."""
+        return self._answers.known(merchant_id) or self._defaults(merchant_id)
+
+    async def _ask(self, merchant_id: str) -> MerchantTerms:
+        answer = await self._stub.GetMerchantSettings(
+            merchant_pb2.GetMerchantSettingsRequest(merchant_id=merchant_id)
+        )
+        return terms_of(answer, self._defaults(merchant_id))
+
+
+def terms_of(
+    answer: merchant_pb2.GetMerchantSettingsResponse, defaults: MerchantTerms
+) -> MerchantTerms:
+    """What merchant_rpc says of a merchant. Raises InvalidArgument for what is no amount."""
+    if not answer.is_known:
+        return defaults
+    said, policy = answer.settings, defaults.policy
+    window = said.payment_window_minutes
+    return MerchantTerms(
+        payment_window=timedelta(minutes=window) if window else defaults.payment_window,
+        policy=MerchantPolicy(
+            revives_if_stock=policy.revives_if_stock
+            if said.late_money == merchant_pb2.LATE_MONEY_UNSPECIFIED
+            else said.late_money == merchant_pb2.LATE_MONEY_REVIVE_IF_STOCK,
+            shipping=_rules(said.shipping, "shipping") or policy.shipping,
+            discount=_rules(said.discount, "discount") or policy.discount,
+        ),
+        standing=_standing(answer),
+    )
+
+
+def _rules(rules: Iterable[merchant_pb2.AmountRule], name: str) -> dict[str, PriceRule]:
+    return {
+        rule.currency: PriceRule(
+            amount=Money.parse(rule.amount, rule.currency, field=name, allow_zero=True),
+            threshold=Money.parse(rule.threshold, rule.currency, field=name, allow_zero=True)
+            if rule.threshold
+            else None,
+        )
+        for rule in rules
+    }
+
+
+def _standing(answer: merchant_pb2.GetMerchantSettingsResponse) -> Standing:
+    """A state that this version does not know sells nothing."""
+    match answer.state:
+        case merchant_pb2.MERCHANT_STATE_LIVE:
+            return Standing.OPEN
+        case merchant_pb2.MERCHANT_STATE_TEST_ONLY if answer.is_test:
+            return Standing.OPEN
+        case merchant_pb2.MERCHANT_STATE_SUSPENDED | merchant_pb2.MERCHANT_STATE_CLOSED:
+            return Standing.SUSPENDED
+        case _:
+            return Standing.NOT_LIVE
 
 
 class Seckill:

@@ -79,6 +79,8 @@ class OrderSettings(MeshSettings):
             own.
         merchant_policies: by merchant, e.g. {"mall": {"late_money": "revive_if_stock"}}; the others
             have the defaults.
+        merchant_directory: ask merchant_rpc about merchants; what it does not say or know comes
+            from the settings above. Otherwise they hold for all merchants.
     """
 
     service: str = "order_rpc"
@@ -89,6 +91,8 @@ class OrderSettings(MeshSettings):
     expiry_batch_size: int = Field(100, ge=1, le=1000)
     hot_sku_group_size: int = Field(50, ge=1, le=500)
     merchant_policies: Mapping[str, PolicySettings] = Field(default_factory=dict)
+
+    merchant_directory: bool = False
 
     @model_validator(mode="after")
     def _policies_make_sense(self) -> Self:

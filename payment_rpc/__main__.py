@@ -26,10 +26,11 @@ from mesh.server import MeshServer, serve
 from mesh.token_issuers import CHECKOUT, OwnTokenSigner
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
-from payment_rpc.clients import Orders
+from payment_rpc.clients import Merchants, Orders
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
+from payment_rpc.usecases.merchant_terms import EnvironmentTerms
 
 
 async def run(settings: PaymentSettings) -> None:
@@ -56,6 +57,18 @@ async def run(settings: PaymentSettings) -> None:
     redis = open_redis(settings.redis_url) if settings.redis_url else None
     events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     sandbox = _sandbox(settings)
+    return_urls = {merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()}
+    terms = EnvironmentTerms(return_urls)
+    merchant_channel = (
+        MeshChannel(
+            "merchant_rpc",
+            settings=settings,
+            discovery=discovery,
+            caller_tokens=server.caller_tokens,
+        )
+        if settings.merchant_directory
+        else None
+    )
     app = PaymentApp(
         db=db,
         clock=clock,
@@ -66,9 +79,10 @@ async def run(settings: PaymentSettings) -> None:
         events=events,
         config=_config(settings),
         page_tokens=PageTokens.from_settings(settings),
-        return_urls={
-            merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()
-        },
+        return_urls=return_urls,
+        terms=terms
+        if merchant_channel is None
+        else Merchants(merchant_channel, defaults=terms.known),
         statement_day=ChannelDay(
             time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off
         ),
@@ -78,6 +92,8 @@ async def run(settings: PaymentSettings) -> None:
     )
     app.add_to(server)
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
+    if merchant_channel is not None:
+        closers.insert(0, merchant_channel.close)
     closers += [client.aclose for client in (redis, events) if client is not None]
     purging = purge_worker(
         db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)

@@ -44,6 +44,7 @@ from payment_rpc.usecases.checkouts import Checkouts
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.differences import Differences
 from payment_rpc.usecases.ledger_verification import LedgerVerification
+from payment_rpc.usecases.merchant_terms import EnvironmentTerms, TermsOfMerchants
 from payment_rpc.usecases.messages import PAYMENT_TOPIC, EventDestination
 from payment_rpc.usecases.mock_callbacks import MockCallbacks
 from payment_rpc.usecases.order_answers import OrderDestination, OrderUpdates
@@ -106,9 +107,11 @@ class PaymentApp:
         statement_day: ChannelDay = SHANGHAI_DAY,
         events: Redis | None = None,
         checkout_signer: OwnTokenSigner | None = None,
+        terms: TermsOfMerchants | None = None,
     ) -> None:
         """`redis` holds the cache, `events` the event streams; None: the same one.
-        `checkout_signer`: None for no checkout pages.
+        `checkout_signer`: None for no checkout pages. `terms`: of merchants; None: all have
+        those of `return_urls`.
         """
         self._clock = clock
         self._page_tokens = page_tokens
@@ -117,7 +120,6 @@ class PaymentApp:
         lease = timedelta(seconds=config.attempt_lease_seconds)
         limits = ChargingLimits(
             channel_timeout_seconds=timeout_seconds,
-            return_urls=return_urls,
             order_wait_seconds=config.order_wait_seconds,
             answer_pauses_seconds=config.answer_pauses_seconds,
         )
@@ -160,6 +162,7 @@ class PaymentApp:
             cancellation=self.cancellation,
             channels=channels,
             limits=limits,
+            terms=terms or EnvironmentTerms(return_urls),
         )
         self.refunds = Refunds(
             db=db,

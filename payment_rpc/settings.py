@@ -42,6 +42,8 @@ class PaymentSettings(MeshSettings):
         return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
             Each has a host and a slash after it: the prefix https://shop.example would admit
             https://shop.example.evil.
+        merchant_directory: ask merchant_rpc about merchants; what it does not say or know comes
+            from the settings of this process. Otherwise they hold for all merchants.
         checkout_url: what the address of a checkout page begins with; the buyer's token follows.
     """
 
@@ -65,6 +67,7 @@ class PaymentSettings(MeshSettings):
         default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}
     )
 
+    merchant_directory: bool = False
     checkout_url: UrlPrefix = "http://127.0.0.1:8090/checkout/"
 
     @model_validator(mode="after")

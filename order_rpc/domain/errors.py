@@ -174,3 +174,15 @@ class OrderCreating(MeshError):
     """
 
     reason = "ORDER_CREATING"
+
+
+class MerchantSuspended(MeshError):
+    """The shop takes no new orders and payments."""
+
+    reason = "MERCHANT_SUSPENDED"
+
+
+class MerchantNotLive(MeshError):
+    """The shop does not take real money yet."""
+
+    reason = "MERCHANT_NOT_LIVE"

@@ -6,7 +6,6 @@ Snapshots come with UpdateOrderStatus and with the answer to ClosePayment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.payment import Decision, Disposition, KnownPayment, PaymentSnapshot, decide
-from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.statistics import entries_of_payment
 from order_rpc.store import payments, stock
 from order_rpc.usecases.apply_refunds import RefundApplier
 from order_rpc.usecases.events import order_paid
 from order_rpc.usecases.journal import Cause, Journal
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
 
 SHORTFALL = "PAYMENT_SHORTFALL"  # history event: money came that does not pay the order
 
@@ -37,11 +36,11 @@ class PaymentApplier:
     """Applies snapshots of payments to orders."""
 
     def __init__(
-        self, *, journal: Journal, refunds: RefundApplier, policies: Mapping[str, MerchantPolicy]
+        self, *, journal: Journal, refunds: RefundApplier, terms: TermsOfMerchants
     ) -> None:
         self._journal = journal
         self._refunds = refunds
-        self._policies = policies
+        self._terms = terms
 
     async def apply(
         self,
@@ -103,7 +102,7 @@ class PaymentApplier:
         return seen, decision
 
     async def _revives(self, tx: AsyncConnection, order: Order, snapshot: PaymentSnapshot) -> bool:
-        wanted = self._policies.get(order.merchant_id, DEFAULT_POLICY).revives_if_stock
+        wanted = self._terms.known(order.merchant_id).policy.revives_if_stock
         return (
             wanted
             and order.external is None  # its merchant was told that it is over

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,11 +28,13 @@ from order_rpc.domain.external_order import (
     require_total,
     whole_order_line,
 )
+from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import ERASE, Address, Order
 from order_rpc.domain.order_line import OrderLine
 from order_rpc.store import catalog, external_orders, orders, stock
 from order_rpc.usecases.first_answers import answer_of, as_answered
 from order_rpc.usecases.journal import ORDER_RPC, Journal, NewOrder, operator
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +72,13 @@ class ExternalOrders:
     """CreateOrder of merchants, RegisterExternalOrder, ErasePersonalData."""
 
     def __init__(
-        self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, payment_window: timedelta
+        self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, terms: TermsOfMerchants
     ) -> None:
-        """`payment_window`: how long a buyer may take to pay, unless the merchant says so."""
         self._db = db
         self._clock = clock
         self._ids = ids
         self._journal = journal
-        self._payment_window = payment_window
+        self._terms = terms
 
     async def create(self, command: CreateExternalOrder, caller: Caller) -> Order:
         """Makes an order, once per number of the merchant and once per idempotency key; later
@@ -85,9 +86,11 @@ class ExternalOrders:
 
         Raises:
             InvalidArgument, TotalTooLarge, ProductNotFound, ProductNotOnSale, OutOfStock,
-                OrderExistsDifferent, IdempotencyKeyReused: nothing was done.
+                OrderExistsDifferent, IdempotencyKeyReused, MerchantSuspended, MerchantNotLive:
+                nothing was done.
         """
-        order, existed = await self._db.run(self._create, command, caller)
+        terms = await self._terms.of(command.merchant_id)
+        order, existed = await self._db.run(self._create, command, caller, terms)
         failpoint("order.external.after_commit")
         if existed:
             mark_replayed()
@@ -100,7 +103,8 @@ class ExternalOrders:
             InvalidArgument: the deadline makes no sense. OrderExistsDifferent: the number is
                 taken by an order of another amount or currency.
         """
-        registered = await self._db.run(self._register, command)
+        terms = await self._terms.of(command.merchant_id)
+        registered = await self._db.run(self._register, command, terms)
         failpoint("order.external.after_commit")
         return registered
 
@@ -116,7 +120,11 @@ class ExternalOrders:
         return await self._db.run(self._erase, merchant_id, order_id, reason, caller)
 
     async def _create(
-        self, tx: AsyncConnection, command: CreateExternalOrder, caller: Caller
+        self,
+        tx: AsyncConnection,
+        command: CreateExternalOrder,
+        caller: Caller,
+        terms: MerchantTerms,
     ) -> _Registered:
         now = self._clock.now()
         key = IdempotencyKey(
@@ -146,7 +154,7 @@ class ExternalOrders:
         )
         # What was said first holds: the deadline of a repetition is not looked at.
         expires_at = (
-            deadline(command.expires_at, now=now, window=self._payment_window)
+            deadline(command.expires_at, now=now, window=terms.payment_window)
             if earlier is None
             else earlier.expires_at
         )
@@ -154,6 +162,7 @@ class ExternalOrders:
         if earlier is not None:
             _require_same(earlier, wanted, with_lines=True)
             return earlier, True
+        terms.require_open()
         order = wanted if wanted.amount.minor else wanted.pay(payment_id="", at=now)
         if key.key:
             await idempotency.claim(
@@ -168,7 +177,9 @@ class ExternalOrders:
         await self._write(tx, order, operator(caller), now)
         return order, False
 
-    async def _register(self, tx: AsyncConnection, command: RegisterExternalOrder) -> _Registered:
+    async def _register(
+        self, tx: AsyncConnection, command: RegisterExternalOrder, terms: MerchantTerms
+    ) -> _Registered:
         now = self._clock.now()
         order_no = command.details.order_no
         order_id = self._ids.new("ORD")
@@ -182,13 +193,14 @@ class ExternalOrders:
             at=now,
             expires_at=earlier.expires_at
             if earlier is not None
-            else deadline(command.expires_at, now=now, window=self._payment_window),
+            else deadline(command.expires_at, now=now, window=terms.payment_window),
             external=command.details,
             own_terms=(zero, zero),
         )
         if earlier is not None:
             _require_same(earlier, order, with_lines=False)
             return earlier, True
+        terms.require_open()
         await self._write(tx, order, command.operator, now)
         return order, False
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,14 +22,15 @@ from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.paging import Key, PageTokens
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
+from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import Address, Order, OrderState
 from order_rpc.domain.order_line import NewLine, price_lines
-from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.store import catalog, order_pages, orders, stock
 from order_rpc.store.order_pages import OrderPage
 from order_rpc.usecases.first_answers import answer_of, as_answered
 from order_rpc.usecases.journal import Journal, NewOrder, operator
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
 from order_rpc.usecases.outbox_to_seckill import SeckillService
 
 # A batch of a flash sale arrives within milliseconds, unless a service is away.
@@ -71,6 +72,7 @@ class _Request:
     command: CreateOrder
     caller: Caller
     trace_id: str
+    terms: MerchantTerms
 
     @property
     def key(self) -> IdempotencyKey:
@@ -96,22 +98,18 @@ class Orders:
         ids: Ids,
         journal: Journal,
         page_tokens: PageTokens,
-        payment_window: timedelta,
-        policies: Mapping[str, MerchantPolicy],
+        terms: TermsOfMerchants,
         group_max: int,
         seckill: SeckillService,
     ) -> None:
-        """`payment_window`: how long a buyer may take to pay. `group_max`: how many orders of one
-        product share a transaction, 1 for none.
-        """
+        """`group_max`: how many orders of one product share a transaction, 1 for none."""
         self._db = db
         self._seckill = seckill
         self._page_tokens = page_tokens
         self._clock = clock
         self._ids = ids
         self._journal = journal
-        self._payment_window = payment_window
-        self._policies = policies
+        self._terms = terms
         self._batching: Batching[tuple[str, str], _Request, _Placed] = Batching(
             self._create_group, batch_max=group_max
         )
@@ -123,9 +121,15 @@ class Orders:
 
         Raises:
             ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged, OutOfStock,
-                TotalTooLarge, IdempotencyKeyReused: nothing was done.
+                TotalTooLarge, IdempotencyKeyReused, MerchantSuspended, MerchantNotLive: nothing
+                was done.
         """
-        request = _Request(command=command, caller=caller, trace_id=current_trace_id())
+        request = _Request(
+            command=command,
+            caller=caller,
+            trace_id=current_trace_id(),
+            terms=await self._terms.of(command.merchant_id),
+        )
         if self._batching.batch_max > 1 and len(command.items) == 1:
             identity = f"{command.user_id}/{command.idempotency_key}/{command.client_request_id}"
             is_repeatable = bool(command.idempotency_key or command.client_request_id)
@@ -289,14 +293,15 @@ class Orders:
             if earlier is not None:
                 _require_same(earlier, command)
                 return earlier, True
+        request.terms.require_open()
         order = Order.place(
             merchant_id=command.merchant_id,
             order_id=self._ids.new("ORD"),
             user_id=command.user_id,
             lines=price_lines(command.items, products),
             at=now,
-            expires_at=now + self._payment_window,
-            policy=self._policies.get(command.merchant_id, DEFAULT_POLICY),
+            expires_at=now + request.terms.payment_window,
+            policy=request.terms.policy,
             address=command.address,
             client_request_id=command.client_request_id,
         )

@@ -7,6 +7,8 @@ payment (docs/protocols.md 3).
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from mesh import inbox
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, RemoteError
 from mesh.failpoints import failpoint
 from mesh.logs import get_logger
 from order_rpc.domain.errors import OrderAlreadyPaid, OrderExpired, OrderStateInvalid
@@ -25,12 +27,16 @@ from order_rpc.domain.payment import Disposition, PaymentSnapshot
 from order_rpc.store import orders, payments
 from order_rpc.usecases.apply_payment import AppliedPayment, PaymentApplier
 from order_rpc.usecases.journal import Cause
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
 from order_rpc.usecases.outbox_to_payment import PaymentService
 
 CONSUMER = "payment_rpc"  # the sender of the event ids in the inbox
 _NOT_PAID_ANY_MORE = frozenset({OrderState.CANCELLING, OrderState.CANCELLED})
 
 log = get_logger()
+
+
+TERMS_SECONDS_MAX = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +62,18 @@ class Payments:
     """PayOrder, UpdateOrderStatus."""
 
     def __init__(
-        self, *, db: Database, clock: Clock, service: PaymentService, applier: PaymentApplier
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        service: PaymentService,
+        applier: PaymentApplier,
+        terms: TermsOfMerchants,
     ) -> None:
         self._db = db
         self._clock = clock
         self._service = service
+        self._terms = terms
         self._applier = applier
 
     async def pay(
@@ -73,7 +86,8 @@ class Payments:
 
         Raises:
             OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid,
-                OrderStateInvalid, OrderExpired: it waits for no money.
+                OrderStateInvalid, OrderExpired: it waits for no money. MerchantSuspended,
+                MerchantNotLive: its shop takes none.
             RemoteError: what payment_rpc refused; UpstreamUnavailable: it did not answer, and
                 nothing is known.
         """
@@ -90,6 +104,7 @@ class Payments:
             raise OrderAlreadyPaid(payment_id=order.paid_payment_id)
         if order.expires_at <= self._clock.now():
             raise OrderExpired
+        (await self._terms.of(merchant_id)).require_open()
         return await self._service.create_payment(order, channel=channel, return_url=return_url)
 
     async def update_order_status(self, command: UpdateOrderStatus, caller: Caller) -> Answer:
@@ -102,6 +117,10 @@ class Payments:
         """
         if command.wanted not in {None, OrderState.PAID}:
             raise InvalidArgument.of("status", "a payment can only ask for PAID")
+        # Late money needs to know what its merchant does with it; no news waits long for that.
+        with suppress(RemoteError, TimeoutError):
+            async with asyncio.timeout(TERMS_SECONDS_MAX):
+                await self._terms.of(command.merchant_id)
         applied = await self._db.run(self._update_order_status, command, caller)
         failpoint("order.update_status.after_commit")
         for problem in applied.alerts:

@@ -204,3 +204,15 @@ class InsufficientBalance(MoneyError):
     """余额不足: the wallet has not enough money."""
 
     reason = "INSUFFICIENT_BALANCE"
+
+
+class MerchantSuspended(MoneyError):
+    """The shop takes no new orders and payments."""
+
+    reason = "MERCHANT_SUSPENDED"
+
+
+class MerchantNotLive(MoneyError):
+    """The shop does not take real money yet."""
+
+    reason = "MERCHANT_NOT_LIVE"

@@ -70,11 +70,9 @@ class ChargingLimits:
             informs it later.
         answer_pauses_seconds: pauses of a repeated call between two looks for the answer of the
             first one.
-        return_urls: prefixes of return URLs per merchant.
     """
 
     channel_timeout_seconds: float
-    return_urls: Mapping[str, tuple[str, ...]]
     order_wait_seconds: float = ORDER_WAIT_SECONDS
     answer_pauses_seconds: tuple[float, ...] = ANSWER_PAUSES_SECONDS
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,12 +25,12 @@ from payment_rpc.domain.errors import (
     ChannelNotSupported,
     PaymentInProgress,
     PaymentMethodNotSupported,
-    ReturnUrlNotAllowed,
 )
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.merchant_terms import TermsOfMerchants
 from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
 from payment_rpc.usecases.payment_start import (
     IN_PROGRESS_RETRY_SECONDS,
@@ -45,7 +44,6 @@ from payment_rpc.usecases.payment_start import (
 APPLY_SECONDS = 1.0
 CARD_CHANNEL = "sandbox"
 TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order
-_RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
 _CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK: the name of source 001
 
 
@@ -129,8 +127,10 @@ class Payments:
         cancellation: Cancellation,
         channels: Mapping[str, Channel],
         limits: ChargingLimits,
+        terms: TermsOfMerchants,
     ) -> None:
         self._clock = clock
+        self._terms = terms
         self._orders = orders
         self._start = start
         self._completion = completion
@@ -265,7 +265,9 @@ class Payments:
             raise ChannelNotSupported(
                 f"channel: there is no channel {command.channel!r}", fields={"channel": "unknown"}
             )
-        self._check_return_url(command)
+        if command.return_url:
+            terms = await self._terms.of(command.merchant_id)
+            terms.require_return_url(command.return_url)
         fingerprint = {
             "order_id": command.order_id,
             "amount": command.amount.positive().canonical,
@@ -354,18 +356,10 @@ class Payments:
         call, longest = current_call(), self._limits.channel_timeout_seconds
         return longest if call is None else min(longest, call.remaining_seconds() - APPLY_SECONDS)
 
-    def _check_return_url(self, command: CreatePayment) -> None:
-        allowed = self._limits.return_urls.get(command.merchant_id, ())
-        if command.return_url and not (
-            _RETURN_URL.fullmatch(command.return_url) and command.return_url.startswith(allowed)
-        ):
-            raise ReturnUrlNotAllowed(
-                "return_url: not on the allow-list",
-                fields={"return_url": "not on the merchant's allow-list"},
-            )
-
     async def _start_payment(self, new: NewPayment) -> StartResult:
         """Runs tx1. A cashier that blocks the new payment is closed first."""
+        terms = await self._terms.of(new.order.merchant_id)
+        terms.require_open(channel=new.channel)
         started = await self._start.start(new)
         failpoint(
             {

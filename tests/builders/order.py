@@ -45,6 +45,7 @@ from order_rpc.tables import (
 )
 from order_rpc.usecases.allocations import SeckillOrder
 from order_rpc.usecases.catalog import CreateProduct
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
 from order_rpc.usecases.refunds import RefundKey, RefundOrder
@@ -211,8 +212,13 @@ class OrderApp:
     payment_rpc: ScriptedPayments = field(default_factory=ScriptedPayments)
     seckill_rpc: ScriptedSeckill = field(default_factory=ScriptedSeckill)
     policies: dict[str, MerchantPolicy] = field(default_factory=dict)
+    terms: TermsOfMerchants | None = None  # None: all merchants have the policies above
 
     def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> None:
+        """Makes the use cases, again when something that they are made of has changed."""
         self.real = self.make()
         self.catalog, self.orders, self.payments = (
             self.real.catalog,
@@ -243,6 +249,7 @@ class OrderApp:
             payments=self.payment_rpc,
             seckill=self.seckill_rpc,
             config=OrderConfig(**values),
+            terms=self.terms,
         )
 
     async def at_once(self, *calls: Awaitable[T]) -> list[T]:

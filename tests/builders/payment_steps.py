@@ -229,6 +229,12 @@ async def refund(
     return await world.app.refunds.create_refund(CreateRefund(**with_amount(values)), caller)
 
 
+def a_card(number: str = VISA) -> Card:
+    return Card.parse(
+        number=number, cvv="123", expiration_year=2030, expiration_month=12, today=date(2026, 1, 1)
+    )
+
+
 async def top_up(
     world: PaymentWorld,
     amount: str = "100.00",
@@ -237,15 +243,12 @@ async def top_up(
     number: str = VISA,
     currency: str = "",
 ) -> Payment:
-    card = Card.parse(
-        number=number, cvv="123", expiration_year=2030, expiration_month=12, today=date(2026, 1, 1)
-    )
     return await world.app.payments.top_up(
         TopUp(
             merchant_id="mall",
             user_id=buyer().subject,
             amount=RequestedAmount(amount, currency),
-            card=card,
+            card=a_card(number),
             key=key or world.ids.new("K"),
         ),
         buyer(),

@@ -68,6 +68,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The order was won in a flash sale and is still being written; ask again in a moment."""
     ERROR_REASON_ORDER_EXISTS_DIFFERENT: _ErrorReason.ValueType  # 22
     """An order with this number of the merchant is there, with another amount or currency; the fields name what differs."""
+    ERROR_REASON_MERCHANT_SUSPENDED: _ErrorReason.ValueType  # 23
+    """The merchant is suspended or closed: no new payments and orders. Money can still go back."""
+    ERROR_REASON_MERCHANT_NOT_LIVE: _ErrorReason.ValueType  # 24
+    """The merchant may only use its test sibling."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of order_rpc."""
@@ -118,4 +122,8 @@ ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 20
 """The order was won in a flash sale and is still being written; ask again in a moment."""
 ERROR_REASON_ORDER_EXISTS_DIFFERENT: ErrorReason.ValueType  # 22
 """An order with this number of the merchant is there, with another amount or currency; the fields name what differs."""
+ERROR_REASON_MERCHANT_SUSPENDED: ErrorReason.ValueType  # 23
+"""The merchant is suspended or closed: no new payments and orders. Money can still go back."""
+ERROR_REASON_MERCHANT_NOT_LIVE: ErrorReason.ValueType  # 24
+"""The merchant may only use its test sibling."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

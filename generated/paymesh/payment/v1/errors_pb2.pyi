@@ -84,6 +84,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The order was won in a flash sale and order_rpc is still writing it; nothing was sent, charge again in a moment."""
     ERROR_REASON_ORDER_EXISTS_DIFFERENT: _ErrorReason.ValueType  # 41
     """The merchant's number names an order of another amount or currency; the fields name what differs."""
+    ERROR_REASON_MERCHANT_SUSPENDED: _ErrorReason.ValueType  # 42
+    """The merchant is suspended or closed: no new payments and orders. Money can still go back."""
+    ERROR_REASON_MERCHANT_NOT_LIVE: _ErrorReason.ValueType  # 43
+    """The merchant may only use its test sibling."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of payment_rpc. MoneyOutcome stands beside every one of them."""
@@ -150,4 +154,8 @@ ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 40
 """The order was won in a flash sale and order_rpc is still writing it; nothing was sent, charge again in a moment."""
 ERROR_REASON_ORDER_EXISTS_DIFFERENT: ErrorReason.ValueType  # 41
 """The merchant's number names an order of another amount or currency; the fields name what differs."""
+ERROR_REASON_MERCHANT_SUSPENDED: ErrorReason.ValueType  # 42
+"""The merchant is suspended or closed: no new payments and orders. Money can still go back."""
+ERROR_REASON_MERCHANT_NOT_LIVE: ErrorReason.ValueType  # 43
+"""The merchant may only use its test sibling."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

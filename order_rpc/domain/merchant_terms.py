@@ -1,0 +1,39 @@
+"""What order_rpc must know of a merchant before it makes an order for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
+from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
+
+
+class Standing(StrEnum):
+    """Whether a merchant may sell."""
+
+    OPEN = "OPEN"
+    NOT_LIVE = "NOT_LIVE"  # only its test sibling
+    SUSPENDED = "SUSPENDED"  # or closed for ever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MerchantTerms:
+    """What a merchant has decided, and whether it may sell."""
+
+    payment_window: timedelta  # how long a buyer may take to pay
+    policy: MerchantPolicy = DEFAULT_POLICY
+    standing: Standing = Standing.OPEN
+
+    def require_open(self) -> None:
+        """Whether the merchant takes new orders.
+
+        Raises:
+            MerchantSuspended, MerchantNotLive: it does not.
+        """
+        match self.standing:
+            case Standing.SUSPENDED:
+                raise MerchantSuspended
+            case Standing.NOT_LIVE:
+                raise MerchantNotLive

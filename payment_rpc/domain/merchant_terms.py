@@ -1,0 +1,70 @@
+"""What payment_rpc must know of a merchant before it takes money for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from payment_rpc.domain.errors import (
+    ChannelNotSupported,
+    MerchantNotLive,
+    MerchantSuspended,
+    ReturnUrlNotAllowed,
+)
+from payment_rpc.domain.payment import WALLET
+
+TEST_CHANNEL = "sandbox"
+_RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
+
+
+class Standing(StrEnum):
+    """Whether a merchant may sell."""
+
+    OPEN = "OPEN"
+    NOT_LIVE = "NOT_LIVE"  # only its test sibling
+    SUSPENDED = "SUSPENDED"  # or closed for ever
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MerchantTerms:
+    """What a merchant has decided, and whether it may sell."""
+
+    return_urls: tuple[str, ...] = ()  # prefixes of where a cashier may send a buyer back
+    channels: frozenset[str] = frozenset()  # that may take money; empty: all of them
+    is_test: bool = False
+    standing: Standing = Standing.OPEN
+
+    def require_open(self, *, channel: str) -> None:
+        """Whether a channel may take new money for the merchant. A wallet is no channel: what it
+        holds was taken before.
+
+        Raises:
+            MerchantSuspended, MerchantNotLive: nothing may. ChannelNotSupported: another one may.
+        """
+        match self.standing:
+            case Standing.SUSPENDED:
+                raise MerchantSuspended
+            case Standing.NOT_LIVE:
+                raise MerchantNotLive
+        if channel == WALLET:
+            return
+        if (self.is_test and channel != TEST_CHANNEL) or (
+            self.channels and channel not in self.channels
+        ):
+            raise ChannelNotSupported(
+                f"channel: the shop does not take money by {channel}",
+                fields={"channel": "the shop does not use it"},
+            )
+
+    def require_return_url(self, url: str) -> None:
+        """Whether a cashier may send a buyer there; "" is nowhere.
+
+        Raises:
+            ReturnUrlNotAllowed: it may not.
+        """
+        if url and not (_RETURN_URL.fullmatch(url) and url.startswith(self.return_urls)):
+            raise ReturnUrlNotAllowed(
+                "return_url: not on the allow-list",
+                fields={"return_url": "not on the merchant's allow-list"},
+            )

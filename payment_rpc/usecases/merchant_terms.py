@@ -1,0 +1,35 @@
+"""Where the terms of merchants come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from payment_rpc.domain.merchant_terms import MerchantTerms
+
+
+class TermsOfMerchants(Protocol):
+    """Knows the terms of merchants."""
+
+    async def of(self, merchant_id: str) -> MerchantTerms:
+        """The terms of a merchant now, for a new payment.
+
+        Raises:
+            RemoteError: merchant_rpc is away, and nothing is known of this merchant.
+        """
+        ...
+
+
+class EnvironmentTerms:
+    """The terms that the settings of this process say; all merchants are open."""
+
+    def __init__(self, return_urls: Mapping[str, tuple[str, ...]]) -> None:
+        self._return_urls = return_urls
+
+    async def of(self, merchant_id: str) -> MerchantTerms:
+        """The terms of a merchant."""
+        return self.known(merchant_id)
+
+    def known(self, merchant_id: str) -> MerchantTerms:
+        """The terms of a merchant."""
+        return MerchantTerms(return_urls=self._return_urls.get(merchant_id, ()))

@@ -1,0 +1,203 @@
+"""What a merchant may do as merchant_rpc says: a suspended one takes no new money, and what was
+begun ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from paymesh.merchant.v1 import merchant_pb2
+
+from mesh.errors import UpstreamUnavailable
+from mesh.money import RequestedAmount
+from order_rpc.domain.order import Order, OrderState
+from payment_rpc.app import PaymentApp
+from payment_rpc.clients import terms_of
+from payment_rpc.domain.errors import (
+    ChannelNotSupported,
+    MerchantNotLive,
+    MerchantSuspended,
+    ReturnUrlNotAllowed,
+)
+from payment_rpc.domain.merchant_terms import MerchantTerms, Standing
+from payment_rpc.domain.payment import BALANCE, WALLET, Payment, PaymentState
+from payment_rpc.tables import PAYMENT
+from payment_rpc.usecases.payments import CreatePayment, TopUp
+from tests.builders.order import buyer, merchant
+from tests.builders.payment import PaymentWorld
+from tests.builders.payment_steps import a_card
+from tests.integration.payment.test_payment_external import command
+
+
+class Terms:
+    """merchant_rpc as a test wants it."""
+
+    def __init__(self) -> None:
+        self.now = MerchantTerms(return_urls=("https://shop.test/",))
+        self.away = False
+
+    async def of(self, merchant_id: str) -> MerchantTerms:
+        del merchant_id
+        if self.away:
+            raise UpstreamUnavailable("merchant_rpc is away")
+        return self.now
+
+
+@pytest.fixture
+def terms() -> Terms:
+    return Terms()
+
+
+@pytest.fixture
+def app(world: PaymentWorld, terms: Terms) -> PaymentApp:
+    """A payment_rpc that asks `terms`."""
+    return world.make_app(terms=terms)
+
+
+def ways(
+    world: PaymentWorld, app: PaymentApp, order: Order
+) -> list[Callable[[], Awaitable[object]]]:
+    """Every way to begin a payment."""
+    top_up = TopUp(
+        merchant_id="mall",
+        user_id="u1",
+        amount=RequestedAmount("5.00", "CNY"),
+        card=a_card(),
+        key="",
+    )
+    return [
+        lambda: world.charge(order, app=app),
+        lambda: world.charge(order, app=app, payment_method=BALANCE),
+        lambda: cashier(app, order),
+        lambda: app.payments.create_payment(command(), merchant()),
+        lambda: app.payments.top_up(top_up, buyer()),
+    ]
+
+
+async def cashier(app: PaymentApp, order: Order, *, return_url: str = "") -> Payment:
+    return await app.payments.create_payment(
+        CreatePayment(
+            merchant_id="mall",
+            order_id=order.order_id,
+            user_id=order.user_id,
+            amount=RequestedAmount(""),
+            channel="",
+            return_url=return_url,
+            key="",
+        ),
+        buyer(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("standing", "refusal"),
+    [(Standing.SUSPENDED, MerchantSuspended), (Standing.NOT_LIVE, MerchantNotLive)],
+)
+async def test_no_way_to_pay_begins(
+    world: PaymentWorld,
+    app: PaymentApp,
+    terms: Terms,
+    standing: Standing,
+    refusal: type[Exception],
+) -> None:
+    order = await world.order()
+    terms.now = MerchantTerms(standing=standing)
+    for way in ways(world, app, order):
+        with pytest.raises(refusal):
+            await way()
+    assert await world.rows(PAYMENT) == []
+    assert await world.at_sandbox() == []
+
+
+async def test_a_merchant_of_whom_nothing_is_known_takes_no_money(
+    world: PaymentWorld, app: PaymentApp, terms: Terms
+) -> None:
+    order = await world.order()
+    terms.away = True
+    for way in ways(world, app, order):
+        with pytest.raises(UpstreamUnavailable):
+            await way()
+    assert await world.rows(PAYMENT) == []
+
+
+async def test_what_was_begun_before_a_suspension_ends_as_it_would(
+    world: PaymentWorld, app: PaymentApp, terms: Terms
+) -> None:
+    order, other = await world.order(), await world.order()
+    begun, keyed = await cashier(app, order), await world.charge(other, app=app, key="k1")
+    terms.now = MerchantTerms(standing=Standing.SUSPENDED)
+    assert (await world.charge(other, app=app, key="k1")).payment_id == keyed.payment_id
+    await world.press(begun)
+    await world.callbacks()
+    await world.finish()
+    assert (await world.payment(begun.payment_id)).state is PaymentState.SUCCESS
+    assert await world.order_state(order) is OrderState.PAID
+    assert (await app.payment_queries.get_payment(begun.payment_id, merchant())).captured.minor
+    assert await world.ledger_problems() == []
+
+
+async def test_where_a_cashier_sends_buyers_is_the_merchants_choice(
+    world: PaymentWorld, app: PaymentApp, terms: Terms
+) -> None:
+    order = await world.order()
+    with pytest.raises(ReturnUrlNotAllowed):
+        await cashier(app, order, return_url="https://other.test/end")
+    terms.now = MerchantTerms(return_urls=("https://other.test/",))
+    assert await cashier(app, order, return_url="https://other.test/end")
+
+
+@pytest.mark.parametrize(
+    ("terms_now", "channel", "is_taken"),
+    [
+        (MerchantTerms(), "alipay", True),
+        (MerchantTerms(is_test=True), "alipay", False),
+        (MerchantTerms(is_test=True), "sandbox", True),
+        (MerchantTerms(channels=frozenset({"alipay"})), "sandbox", False),
+        (MerchantTerms(channels=frozenset({"alipay"})), "alipay", True),
+        (MerchantTerms(is_test=True, channels=frozenset({"alipay"})), "alipay", False),
+        (MerchantTerms(is_test=True, channels=frozenset({"alipay"})), WALLET, True),
+    ],
+)
+def test_a_channel_is_one_of_the_merchants_and_a_test_merchant_has_the_sandbox_only(
+    terms_now: MerchantTerms, channel: str, is_taken: bool
+) -> None:
+    if is_taken:
+        terms_now.require_open(channel=channel)
+    else:
+        with pytest.raises(ChannelNotSupported):
+            terms_now.require_open(channel=channel)
+
+
+M = merchant_pb2
+
+
+@pytest.mark.parametrize(
+    ("state", "is_test", "standing"),
+    [
+        (M.MERCHANT_STATE_LIVE, False, Standing.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, True, Standing.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, False, Standing.NOT_LIVE),
+        (M.MERCHANT_STATE_PENDING_EMAIL, True, Standing.NOT_LIVE),
+        (M.MERCHANT_STATE_SUSPENDED, True, Standing.SUSPENDED),
+        (M.MERCHANT_STATE_CLOSED, False, Standing.SUSPENDED),
+        (M.MERCHANT_STATE_UNSPECIFIED, False, Standing.NOT_LIVE),
+    ],
+)
+def test_only_a_live_merchant_and_a_test_sibling_sell(
+    state: merchant_pb2.MerchantState, is_test: bool, standing: Standing
+) -> None:
+    answer = M.GetMerchantSettingsResponse(
+        is_known=True,
+        state=state,
+        is_test=is_test,
+        settings=M.Settings(channels=["alipay"]),
+    )
+    defaults = MerchantTerms(return_urls=("https://shop.test/",))
+    assert terms_of(answer, defaults) == MerchantTerms(
+        return_urls=defaults.return_urls,
+        channels=frozenset({"alipay"}),
+        is_test=is_test,
+        standing=standing,
+    )
+    assert terms_of(M.GetMerchantSettingsResponse(), defaults) == defaults
