@@ -12,16 +12,13 @@ from sqlalchemy import Row, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from merchant_rpc.domain.api_key import ApiKey, KeyRights
-from merchant_rpc.domain.merchant import Merchant, MerchantState
+from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.tables import API_KEY, MERCHANT, MERCHANT_SETTING
 from mesh.api_key_format import ApiKeyKind
 from mesh.db import expect_one
 
 _K = API_KEY.c
 _KEY = tuple(column for column in _K if column.name not in {"digest", "pepper_id"})
-_MERCHANT_LOCKED = (
-    select(MERCHANT).where(MERCHANT.c.merchant_id == bindparam("merchant")).with_for_update()
-)
 _RIGHTS = (
     _K.key_id,
     _K.merchant_id,
@@ -118,16 +115,6 @@ async def insert_key(tx: AsyncConnection, key: ApiKey, *, pepper_id: str, digest
             "created_at": key.created_at,
         },
     )
-
-
-async def load_merchant_locked(tx: AsyncConnection, merchant_id: str) -> Merchant | None:
-    """A merchant, locked before its keys and its log of actions; None when there is no such."""
-    found = await tx.execute(_MERCHANT_LOCKED, {"merchant": merchant_id})
-    row = found.mappings().one_or_none()
-    if row is None:
-        return None
-    before = row["state_before"] and MerchantState(row["state_before"])
-    return Merchant(**{**row, "state": MerchantState(row["state"]), "state_before": before})
 
 
 async def load_locked(tx: AsyncConnection, *, merchant_id: str, key_id: str) -> ApiKey | None:

@@ -21,14 +21,13 @@ from merchant_rpc.domain.api_key import (
 from merchant_rpc.domain.errors import (
     ApiKeyLimitReached,
     ApiKeyNotFound,
-    MerchantNotFound,
     MerchantNotLive,
     MerchantStateInvalid,
     ScopeNotHeld,
 )
 from merchant_rpc.domain.merchant import Merchant, MerchantState
 from merchant_rpc.peppers import Peppers
-from merchant_rpc.store import api_keys
+from merchant_rpc.store import api_keys, merchants
 from merchant_rpc.usecases.actions import Actions
 from mesh.api_key_format import HEAD_CHARACTERS, LAST_CHARACTERS, ApiKeyKind, key_sha256, new_key
 from mesh.call import Caller
@@ -177,7 +176,8 @@ class ApiKeys:
     async def _revoke(
         self, tx: AsyncConnection, merchant_id: str, key_id: str, reason: str, caller: Caller
     ) -> ApiKey:
-        if await api_keys.load_merchant_locked(tx, merchant_id) is None:
+        # before its log of actions, as every change of a merchant
+        if await merchants.find_merchant(tx, merchant_id=merchant_id, lock=True) is None:
             raise ApiKeyNotFound
         key = await self._found(tx, merchant_id, key_id)
         if key.revoked_at is not None:
@@ -218,9 +218,7 @@ class ApiKeys:
         return key, text
 
     async def _merchant_that_sells(self, tx: AsyncConnection, merchant_id: str) -> Merchant:
-        merchant = await api_keys.load_merchant_locked(tx, merchant_id)
-        if merchant is None:
-            raise MerchantNotFound
+        merchant = await merchants.lock_merchant(tx, merchant_id=merchant_id)
         merchant.check_takes_new()
         if merchant.state is MerchantState.PENDING_EMAIL:
             raise MerchantStateInvalid(state=merchant.state)

@@ -229,6 +229,14 @@ MUTANTS = [
         fails="test_merchant_keys_at_gateways.py::"
         "test_a_gateway_process_without_a_key_of_its_own_refuses_api_keys_and_says_so",
     ),
+    _mutant(
+        "gateway/__main__.py",
+        "a gateway asks what was revoked",
+        old="stack.push_async_callback(_ended, polling, asyncio.create_task(polling.run()))",
+        new="",
+        fails="test_merchant_keys_at_gateways.py::"
+        "test_a_gateway_process_exchanges_keys_in_its_own_name",
+    ),
     _rule(
         "a secret key has no rights over people",
         old="for scope in catalogue if not scope.startswith(_PEOPLE)",

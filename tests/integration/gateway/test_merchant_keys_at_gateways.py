@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from paymesh.order.v1 import order_pb2
 
 from gateway.api_keys import POLL_SECONDS, REFRESH_SECONDS
+from merchant_rpc.domain.api_key import ApiKey
 from merchant_rpc.domain.merchant import MerchantState
 from mesh.api_key_format import ApiKeyKind
 from tests.builders.gateway import SECRET, Shop, refused
@@ -33,7 +34,7 @@ from tests.builders.merchant_gateways import (
     merchant_server,
     shop_server,
 )
-from tests.builders.merchant_keys import SIGNING_KEY, key_world
+from tests.builders.merchant_keys import SIGNING_KEY, KeyWorld, key_world
 from tests.support.fakes import EPOCH
 from tests.support.processes import Process, Processes
 
@@ -277,8 +278,8 @@ async def test_nobody_but_a_gateway_exchanges_digests(mesh: Mesh) -> None:
 @asynccontextmanager
 async def gateway_process(
     processes: Processes, folder: Path, port: int, **env: str
-) -> AsyncIterator[tuple[str, Process]]:
-    """A key of acme_test, and `python -m gateway` before servers of this process."""
+) -> AsyncIterator[tuple[KeyWorld, ApiKey, Process]]:
+    """Keys, one of acme_test, and `python -m gateway` before servers of this process."""
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(key_world(f"sqlite+aiosqlite:///{folder}/m.db"))
         world.clock.set(datetime.now(UTC))
@@ -309,7 +310,7 @@ async def gateway_process(
         await asyncio.to_thread(
             process.wait_for_http, f"http://127.0.0.1:{port}/readyz?service=order_rpc"
         )
-        yield world.shown[key.key_id], process
+        yield world, key, process
 
 
 async def test_a_gateway_process_exchanges_keys_in_its_own_name(
@@ -320,15 +321,24 @@ async def test_a_gateway_process_exchanges_keys_in_its_own_name(
     own.write_bytes(GATEWAY_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     async with (
         gateway_process(processes, tmp_path, port, GATEWAY_CALLER_KEY_FILE=str(own)) as (
+            world,
             key,
             process,
         ),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
-        answer = await client.get(ORDERS, headers={"authorization": f"Bearer {key}"})
+        text = world.shown[key.key_id]
+        headers = {"authorization": f"Bearer {text}"}
+        answer = await client.get(ORDERS, headers=headers)
         assert answer.status_code == 200, answer.text + process.log_text()
+        await world.revoke(key)
+        # It asks by itself. A token would be believed for longer than this.
+        async with asyncio.timeout(15):
+            while (await client.get(ORDERS, headers=headers)).status_code == 200:
+                pass
+        refused(await client.get(ORDERS, headers=headers), 401, "API_KEY_INVALID")
         assert process.terminate() == 0
-        assert key[10:40] not in process.log_text()
+        assert text[10:40] not in process.log_text()
 
 
 async def test_a_gateway_process_without_a_key_of_its_own_refuses_api_keys_and_says_so(
@@ -336,10 +346,11 @@ async def test_a_gateway_process_without_a_key_of_its_own_refuses_api_keys_and_s
 ) -> None:
     [port] = free_ports(1)
     async with (
-        gateway_process(processes, tmp_path, port) as (key, process),
+        gateway_process(processes, tmp_path, port) as (world, key, process),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
     ):
-        refused(await client.get(ORDERS, headers={"x-api-key": key}), 401, "API_KEY_INVALID")
+        headers = {"x-api-key": world.shown[key.key_id]}
+        refused(await client.get(ORDERS, headers=headers), 401, "API_KEY_INVALID")
         assert (await client.get("/api/v1/products")).status_code == 200
         assert process.terminate() == 0
         assert '"missing":"caller_key_file"' in process.log_text()

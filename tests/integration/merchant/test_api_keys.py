@@ -243,6 +243,12 @@ async def test_a_key_of_another_merchant_is_not_found(world: KeyWorld) -> None:
     assert (await world.keys_of())[0].revoked_at is None
 
 
+async def test_a_key_of_a_merchant_that_there_is_not_is_not_found(world: KeyWorld) -> None:
+    key = await world.create()
+    with pytest.raises(ApiKeyNotFound):
+        await world.revoke(replace(key, merchant_id="nobody"))
+
+
 async def test_a_rotated_key_has_the_same_rights_and_the_old_one_ends_at_once(
     world: KeyWorld,
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from merchant_rpc.domain.errors import ApiKeyInvalid, LoginDelayed
 from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.peppers import Peppers
+from merchant_rpc.store.api_keys import KeyUse
 from merchant_rpc.usecases import key_exchanges
 from mesh.api_key_format import ApiKeyKind, key_sha256, new_key
 from mesh.auth import UserTokens
@@ -200,7 +201,7 @@ async def test_every_server_believes_a_token_for_a_minute_at_most(world: KeyWorl
     world.clock.advance(59)
     said = server.verify(token)
     assert said.roles == {Role.MERCHANT}
-    assert said.callers[Role.MERCHANT].scopes == {"payments:write", "payments:read"}
+    assert said.callers[Role.MERCHANT].scopes == frozenset({"payments:write", "payments:read"})
     world.clock.advance(1)
     with pytest.raises(TokenExpired):
         server.verify(token)
@@ -248,7 +249,7 @@ async def test_the_last_use_moves_forward_alone(world: KeyWorld) -> None:
     await world.exchange(key)
     await world.exchanges.write_uses_once()
     world.clock.advance(-120)
-    world.exchanges._uses[key.key_id] = key_exchanges.KeyUse(
+    world.exchanges._uses[key.key_id] = KeyUse(
         key_id=key.key_id, address=AWAY, used_at=world.clock.now()
     )
     await world.exchanges.write_uses_once()
