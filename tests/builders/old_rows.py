@@ -284,6 +284,79 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "log_chain": [{"log": "order_audit", "entity": "mall/ORD1", "length": 1, "hash": "h"}],
+    "merchant": [
+        {
+            "merchant_id": "mall",
+            "name": "Mall 茶",
+            "state": "LIVE",
+            "time_zone": "UTC",
+            "default_currency": "CNY",
+            "contact_email": "owner@mall.example",
+            "version": 3,
+            "settings_version": 1,
+        },
+        {"merchant_id": "mall_test", "state": "TEST_ONLY", "is_test": True, "version": 1},
+        {
+            "merchant_id": "shop",
+            "state": "SUSPENDED",
+            "state_before": "LIVE",
+            "version": 4,
+        },
+    ],
+    "merchant_setting": [{"version": 1, "body": "{}", "created_by": "member:MEM1"}],
+    "member": [
+        {
+            "member_id": "MEM1",
+            "email_digest": "d",
+            "email": "owner@mall.example",
+            "name": "李",
+            "state": "ACTIVE",
+            "password_hash": "h",
+        }
+    ],
+    "membership": [{"member_id": "MEM1", "role": "OWNER"}],
+    "one_time_link": [
+        {
+            "token_digest": "t",
+            "kind": "INVITATION",
+            "subject": "mall/d",
+            "payload": "{}",
+            "expires_at": LATER,
+        }
+    ],
+    "session": [
+        {
+            "session_id": "SES1",
+            "member_id": "MEM1",
+            "refresh_seed": "s",
+            "rotation": 1,
+            "idle_expires_at": THEN,
+            "expires_at": LATER,
+        }
+    ],
+    "recovery_code": [{"member_id": "MEM1", "code_digest": "c"}],
+    "login_failure": [{"subject": "x", "failures": 1}],
+    "api_key": [
+        {
+            "key_id": "AK1",
+            "kind": "SECRET",
+            "digest": "k",
+            "pepper_id": "1",
+            "prefix": "pmsk_live_7Hq2Wz",
+            "last_four": "abcd",
+            "name": "web shop",
+        }
+    ],
+    "admin_action": [
+        {
+            "actor": "member:MEM1",
+            "method": "ConfirmSignUp",
+            "target": "mall",
+            "after_json": "{}",
+            "reason": "为什么",
+            "outcome": "DONE",
+        }
+    ],
     "dead_entry": [
         {
             "activity_id": "ACT1",

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import CheckConstraint, Connection, MetaData, Table, update
 from sqlalchemy.exc import DBAPIError
 
+import merchant_rpc.tables
 import order_rpc.tables
 import payment_rpc.tables
 import seckill_rpc.tables
@@ -22,6 +23,7 @@ SERVICES = {
     "payment_rpc": payment_rpc.tables.metadata,
     "order_rpc": order_rpc.tables.metadata,
     "seckill_rpc": seckill_rpc.tables.metadata,
+    "merchant_rpc": merchant_rpc.tables.metadata,
 }
 
 # What makes the first row of each table in ROWS break that rule, and no other.
@@ -35,6 +37,7 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
     "ck_activity_total": {"total": 4},
     "ck_activity_window": {"ends_at": THEN},
     "ck_allocation_returned": {"returned": 4},
+    "ck_api_key_kind": {"kind": "X"},
     "ck_attempt_asked": {"next_query_at": LATER},
     "ck_attempt_captured": {"captured_minor": None},
     "ck_attempt_state": {"state": "X", "captured_minor": None},
@@ -48,6 +51,15 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
     "ck_ledger_posting_amount": {"amount_minor": 0},
     "ck_ledger_posting_side": {"side": "X"},
     "ck_log_chain_purged": {"purged": 2},
+    "ck_login_failure_failures": {"failures": -1},
+    "ck_member_state": {"state": "X"},
+    "ck_membership_role": {"role": "X"},
+    "ck_merchant_setting_version": {"version": 0},
+    "ck_merchant_state": {"state": "X"},
+    "ck_merchant_state_before": {"state_before": "TEST_ONLY"},
+    "ck_merchant_test_is_never_live": {"is_test": True},
+    "ck_merchant_versions": {"version": 0},
+    "ck_one_time_link_kind": {"kind": "X"},
     "ck_order_gate_state": {"state": "X"},
     "ck_order_item_amount": {"amount_minor": 999},
     "ck_order_item_quantity": {"quantity": 0, "amount_minor": 0},
@@ -85,6 +97,8 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
     "ck_seckill_order_live_request": {"live_request": None},
     "ck_seckill_order_slot": {"slot": None},
     "ck_seckill_order_state": {"state": "X", "slot": None, "live_request": None},
+    "ck_session_idle_expires_at": {"idle_expires_at": LATER + 1},
+    "ck_session_rotation": {"rotation": 0},
     "ck_statement_difference_resolved": {"resolved_at": LATER},
     "ck_statement_difference_state": {"state": "X"},
     "ck_statement_import_state": {"state": "X"},

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from sqlalchemy import String, Table, UniqueConstraint
 
+import merchant_rpc.tables
 import order_rpc.tables
 import payment_rpc.tables
 import seckill_rpc.tables
@@ -32,7 +33,12 @@ from mesh.validation import violations_of
 
 TABLES = [
     table
-    for module in (payment_rpc.tables, order_rpc.tables, seckill_rpc.tables)
+    for module in (
+        payment_rpc.tables,
+        order_rpc.tables,
+        seckill_rpc.tables,
+        merchant_rpc.tables,
+    )
     for table in module.metadata.sorted_tables
 ]
 METHODS = load_schema().methods
@@ -66,24 +72,31 @@ ORIGINS = {
     "channel_refund_no": O.CHANNEL,
     "channel_trade_no": O.CHANNEL,
     "client_request_id": O.CALLER,
+    "code_digest": O.OURS,
     "consumer": O.OURS,
     "content_hash": O.OURS,
     "currency": O.CALLER,
     "customer_digest": O.OURS,
     "dedupe_key": O.OURS,
     "destination": O.OURS,
+    "digest": O.OURS,
     "difference_id": O.CALLER,
     "difference_key": O.OURS,
+    "email_digest": O.OURS,
     "entity": O.OURS,
     "entry_id": O.OURS,
     "event_id": O.CALLER,
     "figure": O.OURS,
     "idempotency_key": O.HEADER,
     "import_id": O.CALLER,
+    "key_id": O.CALLER,
+    "kind": O.OURS,
     "live_request": O.OURS,
     "log": O.OURS,
+    "member_id": O.CALLER,
     "merchant_id": O.CALLER,
     "method": O.OURS,
+    "oidc_sub": O.TOKEN,
     "op_id": O.CALLER,
     "order_id": O.CALLER,
     "order_no": O.CALLER,
@@ -92,9 +105,12 @@ ORIGINS = {
     "request_id": O.CALLER,
     "resource_id": O.OURS,
     "result": O.OURS,
+    "session_id": O.CALLER,
     "sku_id": O.CALLER,
     "state": O.OURS,
     "statement_date": O.CALLER,
+    "subject": O.OURS,
+    "token_digest": O.OURS,
     "user_id": O.CALLER,
 }
 # Fields of requests that may end with a space. None of them goes into a key.
