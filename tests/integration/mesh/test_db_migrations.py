@@ -17,6 +17,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+import merchant_rpc.tables
 import order_rpc.tables
 import payment_rpc.tables
 import seckill_rpc.tables
@@ -29,6 +30,7 @@ SERVICES = {
     "payment_rpc": payment_rpc.tables.metadata,
     "order_rpc": order_rpc.tables.metadata,
     "seckill_rpc": seckill_rpc.tables.metadata,
+    "merchant_rpc": merchant_rpc.tables.metadata,
 }
 Factory = Callable[[], str]
 
@@ -102,7 +104,7 @@ async def test_the_history_leads_to_the_tables_of_the_code(
     assert all(
         table["checks"]
         or name in ("receipt", "inbox", "attention", "ledger_transaction", "dead_entry")
-        or service == "order_rpc"
+        or service in ("order_rpc", "merchant_rpc")
         for name, table in by_code.items()
     )
 
