@@ -12,11 +12,13 @@ import gc
 import math
 import os
 import random
+import ssl
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx._transports.default
 import hypothesis
 import pytest
 import uvloop
@@ -40,6 +42,7 @@ _SETTINGS = (
     "PAYMENT_RPC_",
     "ORDER_RPC_",
     "SECKILL_RPC_",
+    "MERCHANT_RPC_",
     "GATEWAY_",
     "SANDBOX_",
     "CONSUL_HTTP_",
@@ -58,7 +61,26 @@ def _forget_surroundings() -> None:
             del os.environ[name]
 
 
+def _read_authorities_once() -> None:
+    """Lets all clients of httpx share the certificates of the world's authorities: each would read
+    them anew, which takes 20 ms, and most tests make a few clients that speak to loopback.
+    """
+    transport: Any = httpx._transports.default
+    create = transport.create_ssl_context
+    shared: list[ssl.SSLContext] = []
+
+    def create_or_share(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+        if verify is not True or cert is not None:
+            return create(verify=verify, cert=cert, trust_env=trust_env)
+        if not shared:
+            shared.append(create(trust_env=False))
+        return shared[0]
+
+    transport.create_ssl_context = create_or_share
+
+
 _forget_surroundings()
+_read_authorities_once()
 # uvloop starts a process by fork(), and what gRPC does there while its threads run has ended a
 # child by SIGSEGV before it became curl.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
