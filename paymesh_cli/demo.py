@@ -1,10 +1,9 @@
-"""`paymesh demo`: two purchases from the running mesh, one by card and one at the cashier, with
-every call shown.
+"""`paymesh demo`: two purchases from the running mesh, one by card and one at the cashier, and an
+order of a merchant that signs up for it, with every call shown.
 """
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
 
@@ -16,7 +15,8 @@ from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from mesh.transport import client_credentials
-from paymesh_cli.demo_client import Conversation, DemoFailed
+from paymesh_cli.demo_client import Conversation, DemoFailed, forms_of
+from paymesh_cli.demo_merchant import MerchantDemo
 from paymesh_cli.options import installation_option, load_settings, need_running
 from paymesh_cli.supervisor.health import CHANNEL_OPTIONS
 from paymesh_cli.supervisor.installation import Installation
@@ -40,7 +40,7 @@ _CARD_NUMBER = "4242424242424242"
 @click.option("--grpc", "grpc_address", help="host:port of payment_rpc.  [default: as above]")
 def demo(installation: Installation, gateway_url: str | None, grpc_address: str | None) -> None:
     """Buys something from the running mesh, by card and at the cashier, and prints each call. Exits
-    0 when both orders are PAID.
+    0 when all three orders are PAID.
     """
     if gateway_url is None or grpc_address is None:
         running = need_running(installation)
@@ -51,11 +51,13 @@ def demo(installation: Installation, gateway_url: str | None, grpc_address: str 
     console = Terminal()
     # trust_env: a proxy is not about us
     with httpx.Client(base_url=gateway_url, timeout=15, trust_env=False) as client:
+        conversation = Conversation(client, console)
+        run_id = UlidIds(clock).new("")
         shop = _Purchases(
-            Conversation(client, console),
+            conversation,
             merchant=issuer.issue("demo-merchant", roles=["merchant"]),
             user=issuer.issue("alice"),
-            run_id=UlidIds(clock).new(""),
+            run_id=run_id,
             expiration_year=clock.now().year + 2,
         )
         try:
@@ -63,13 +65,16 @@ def demo(installation: Installation, gateway_url: str | None, grpc_address: str 
             order_id = shop.pay_by_card(sku_id)
             shop.pay_at_cashier(sku_id)
             shop.ask_by_grpc(order_id, address=grpc_address)
+            MerchantDemo(
+                conversation, run_id=run_id, log_file=installation.log_dir / "merchant_rpc.log"
+            ).run()
         except DemoFailed as failure:
             raise click.ClickException(str(failure)) from None
         except httpx.HTTPError as problem:
             raise click.ClickException(f"{gateway_url}: {problem!r}") from None
         except grpc.RpcError as problem:
             raise click.ClickException(f"gRPC {grpc_address}: {problem}") from None
-    console.print("\n[bold green]both orders are PAID[/]")
+    console.print("\n[bold green]all three orders are PAID[/]")
 
 
 class _Purchases:
@@ -161,7 +166,7 @@ class _Purchases:
         if action.get("kind") != "REDIRECT_URL":
             raise DemoFailed(f"CreatePayment: expected a next_action with a URL, got {action}")
         page = self._conversation.page("GET", action["value"])
-        form = _Forms.of(page.text).get("Pay")
+        form = forms_of(page.text).get("Pay")
         if form is None:
             raise DemoFailed(f"{action['value']}: the page has no button Pay")
         method, target = form
@@ -217,38 +222,3 @@ class _Purchases:
         if payment.get("state") != "SUCCESS":
             raise DemoFailed(f"the payment of {order_id} is {payment.get('state')}")
         return payment
-
-
-class _Forms(HTMLParser):
-    """The forms of a page by the first word of their button."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, tuple[str, str]] = {}
-        self._form: tuple[str, str] | None = None
-        self._is_button = False
-
-    @classmethod
-    def of(cls, page: str) -> dict[str, tuple[str, str]]:
-        """Button -> (method, action)."""
-        parser = cls()
-        parser.feed(page)
-        return parser.found
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """A form or a button begins."""
-        if tag == "form":
-            facts = dict(attrs)
-            self._form = ((facts.get("method") or "get").upper(), facts.get("action") or "")
-        self._is_button = tag == "button"
-
-    def handle_endtag(self, tag: str) -> None:
-        """A form or a button ends."""
-        if tag == "form":
-            self._form = None
-        self._is_button = False
-
-    def handle_data(self, data: str) -> None:
-        """The text of a button."""
-        if self._is_button and self._form is not None and data.strip():
-            self.found[data.split(maxsplit=1)[0]] = self._form

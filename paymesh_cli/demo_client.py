@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx
@@ -41,12 +42,13 @@ class Conversation:
         method: str,
         path: str,
         *,
-        token: str,
+        token: str = "",
         expect: int,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Makes one call and returns the `data` of its answer.
+        """Makes one call and returns the `data` of its answer. `token`: a user token or an API key,
+        "" for none.
 
         Raises:
             DemoFailed: another status than `expect`, or no envelope. httpx.HTTPError: no answer.
@@ -109,13 +111,12 @@ class Conversation:
         method: str,
         path: str,
         *,
-        token: str,
+        token: str = "",
         body: Mapping[str, Any] | None,
         headers: Mapping[str, str],
     ) -> tuple[httpx.Response, dict[str, Any] | None]:
-        answer = self._client.request(
-            method, path, json=body, headers={"authorization": f"Bearer {token}", **headers}
-        )
+        authorization = {"authorization": f"Bearer {token}"} if token else {}
+        answer = self._client.request(method, path, json=body, headers={**authorization, **headers})
         try:
             envelope = answer.json()
         except ValueError:
@@ -156,3 +157,38 @@ class Conversation:
 
 def _short(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
     return escape(text if len(text) <= characters else text[:characters] + " …")
+
+
+def forms_of(page: str) -> dict[str, tuple[str, str]]:
+    """The forms of a page by the first word of their button: (method, action)."""
+    parser = _Forms()
+    parser.feed(page)
+    return parser.found
+
+
+class _Forms(HTMLParser):
+    """Collects the forms of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, tuple[str, str]] = {}
+        self._form: tuple[str, str] | None = None
+        self._is_button = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """A form or a button begins."""
+        if tag == "form":
+            facts = dict(attrs)
+            self._form = ((facts.get("method") or "get").upper(), facts.get("action") or "")
+        self._is_button = tag == "button"
+
+    def handle_endtag(self, tag: str) -> None:
+        """A form or a button ends."""
+        if tag == "form":
+            self._form = None
+        self._is_button = False
+
+    def handle_data(self, data: str) -> None:
+        """The text of a button."""
+        if self._is_button and self._form is not None and data.strip():
+            self.found[data.split(maxsplit=1)[0]] = self._form

@@ -135,7 +135,7 @@ def test_the_demo_buys_by_card_and_at_the_cashier_again_and_again(mesh: Mesh) ->
         assert demo.returncode == 0, demo.stdout + demo.stderr
         assert demo.stdout.count("/api/v1/orders/ORD") == 2
         assert "PAYMENT_STATE_SUCCESS" in demo.stdout
-        assert demo.stdout.endswith("both orders are PAID\n")
+        assert demo.stdout.endswith("all three orders are PAID\n")
 
 
 def test_the_charge_of_source_002_answers_a_transaction_and_the_same_body_again_that_it_is_paid(

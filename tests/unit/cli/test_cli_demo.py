@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from paymesh_cli import paymesh
-from paymesh_cli.demo import _Forms
+from paymesh_cli.demo_client import forms_of
 from paymesh_cli.supervisor.installation import Installation
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import cashier_url, checkout, running_sandbox
@@ -73,7 +73,7 @@ def test_the_step_that_failed_is_named_with_what_came_instead(
 
 
 def test_the_buttons_of_a_page_are_found_with_their_forms() -> None:
-    assert _Forms.of(PAGE) == {"Pay": ("POST", "/c/x/pay"), "Fail": ("POST", "/c/x/fail")}
+    assert forms_of(PAGE) == {"Pay": ("POST", "/c/x/pay"), "Fail": ("POST", "/c/x/fail")}
 
 
 async def test_the_demo_finds_the_button_of_the_cashier_page_as_it_is(tmp_path: Path) -> None:
@@ -88,4 +88,4 @@ async def test_the_demo_finds_the_button_of_the_cashier_page_as_it_is(tmp_path: 
         page = await browser.get(url)
         await channel.aclose()
     assert "accept-language" not in page.request.headers
-    assert _Forms.of(page.text)["Pay"] == ("POST", f"{page.url.path}/pay")
+    assert forms_of(page.text)["Pay"] == ("POST", f"{page.url.path}/pay")
