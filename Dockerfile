@@ -1,4 +1,4 @@
-# One image, many commands: `python -m payment_rpc`, `python -m order_rpc`, `python -m seckill_rpc`, `python -m gateway`, `python -m sandbox`, `paymesh migrate` …
+# One image, many commands: `python -m payment_rpc`, `python -m order_rpc`, `python -m seckill_rpc`, `python -m merchant_rpc`, `python -m gateway`, `python -m sandbox`, `paymesh migrate` …
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build
@@ -14,6 +14,7 @@ COPY mesh mesh
 COPY payment_rpc payment_rpc
 COPY order_rpc order_rpc
 COPY seckill_rpc seckill_rpc
+COPY merchant_rpc merchant_rpc
 COPY gateway gateway
 COPY sandbox sandbox
 COPY paymesh_cli paymesh_cli

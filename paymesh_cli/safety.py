@@ -17,7 +17,7 @@ from mesh.variables import strange_variables
 from paymesh_cli.findings import Finding, failure, ok, unsafe, warning
 from paymesh_cli.service_settings import SETTINGS
 
-_WITH_DATABASE = ("payment_rpc", "order_rpc", "seckill_rpc")
+_WITH_DATABASE = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 _FILES_BESIDES_CONNECTIONS = 256  # databases, logs, upstreams, libraries
 # Source 001 prints it: every reader of it can sign with it.
 DEVELOPMENT_ISSUER = MeshSettings.model_fields["user_token_issuer"].default

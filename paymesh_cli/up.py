@@ -44,6 +44,7 @@ def _replicas_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., 
 @_replicas_option("payment")
 @_replicas_option("order")
 @_replicas_option("seckill")
+@_replicas_option("merchant")
 @click.option(
     "--discovery",
     type=click.Choice(["static", "consul"]),
@@ -57,15 +58,16 @@ def up(
     payment_replicas: int,
     order_replicas: int,
     seckill_replicas: int,
+    merchant_replicas: int,
     discovery: str | None,
     verbose: bool,
 ) -> None:
     """Runs the whole mesh on this machine until Ctrl-C.
 
     Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SECKILL_RPC_PORT
-    (9909), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0 takes any free one. Databases:
-    PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL and SECKILL_RPC_DATABASE_URL (SQLite below the
-    var directory). Redis: PAYMESH_REDIS_URL, else one of our own; without any there is no flash
+    (9909), MERCHANT_RPC_PORT (9905), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0
+    takes any free one. Databases: PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL,
+    SECKILL_RPC_DATABASE_URL and MERCHANT_RPC_DATABASE_URL (SQLite below the var directory). Redis: PAYMESH_REDIS_URL, else one of our own; without any there is no flash
     sale.
     """
     try:
@@ -75,6 +77,7 @@ def up(
             "payment_rpc": payment_replicas,
             "order_rpc": order_replicas,
             "seckill_rpc": seckill_replicas,
+            "merchant_rpc": merchant_replicas,
         }
         plan = plan_mesh(installation, replicas=replicas, discovery=discovery)
     except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:

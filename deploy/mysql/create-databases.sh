@@ -4,7 +4,7 @@
 # gives them, table by table. Nothing is made unless every password is there.
 set -eu
 secrets=${INFRASTRUCTURE_DIR:-/infrastructure}
-services="payment_rpc order_rpc seckill_rpc"
+services="payment_rpc order_rpc seckill_rpc merchant_rpc"
 
 password() {
     if [ ! -s "$secrets/$1" ]; then

@@ -23,8 +23,18 @@ from mesh.files import PRIVATE_FILE, replace_file, write_draft
 
 PRIVATE_DIRECTORY = 0o700
 # processes with a caller key of their own; the gateway exchanges API keys with it
-CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc", "gateway")
-SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback", "seckill_ticket")
+CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc", "gateway")
+# signs the tokens of operators; merchant_rpc alone has the private half
+OPERATORS = "operators"
+SECRETS = (
+    "user_token",
+    "page_token",
+    "redis",
+    "sandbox_api",
+    "sandbox_callback",
+    "seckill_ticket",
+    "totp",
+)
 _SECRET_BYTES = 32
 _LOCK_ATTEMPTS = 3
 _LOCK_PAUSE_SECONDS = 0.05
@@ -133,7 +143,7 @@ class Installation:
             for name in SECRETS:
                 _create_once(self.secret_file(name), secrets.token_hex(_SECRET_BYTES).encode())
             _create_once(self.pepper_file, f"1:{secrets.token_hex(_SECRET_BYTES)}\n".encode())
-            for service in CALLERS:
+            for service in (*CALLERS, OPERATORS):
                 self._make_key_pair(service)
         except OSError as problem:
             raise InstallationUnusable(f"{self.var_dir}: {problem}") from problem

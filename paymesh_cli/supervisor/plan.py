@@ -20,8 +20,9 @@ from sqlalchemy.exc import ArgumentError
 
 from mesh.settings import MeshSettings, SettingsRefused
 from mesh.settings import read_settings as read_environment
+from paymesh_cli.supervisor.environment import own_defaults
 from paymesh_cli.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
-from paymesh_cli.supervisor.installation import CALLERS, Installation, RunningMesh
+from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from paymesh_cli.supervisor.ports import is_port_free
 from paymesh_cli.supervisor.processes import STOP_SECONDS, ProcessPlan
 from paymesh_cli.supervisor.redis_server import (
@@ -36,11 +37,19 @@ DEFAULT_PORTS = {
     "payment_rpc": 9907,
     "order_rpc": 9906,
     "seckill_rpc": 9909,
+    "merchant_rpc": 9905,
     "sandbox": 8090,
 }
 # of the first replica
-METRICS_PORTS = {"gateway": 9464, "payment_rpc": 9465, "order_rpc": 9466, "seckill_rpc": 9467}
-SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")  # the services that have a database
+METRICS_PORTS = {
+    "gateway": 9464,
+    "payment_rpc": 9465,
+    "order_rpc": 9466,
+    "seckill_rpc": 9467,
+    "merchant_rpc": 9468,
+}
+# the services that have a database
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 NEEDS_REDIS = "seckill_rpc"
 _WITH_METRICS = (*SERVERS, "gateway")
 _PORT_ATTEMPTS = 1000
@@ -177,9 +186,7 @@ class _Builder:
 
     def _services(self) -> Iterator[tuple[str, str, int]]:
         """(process name, service, index of the replica); the slowest to start first."""
-        for service in sorted(
-            self._ports, key=["payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox"].index
-        ):
+        for service in sorted(self._ports, key=[*SERVERS, "gateway", "sandbox"].index):
             for index in range(len(self._ports[service])):
                 yield service if index == 0 else f"{service}-{index + 1}", service, index
 
@@ -253,46 +260,15 @@ class _Builder:
         }
 
     def _own_environment(self, service: str, index: int) -> dict[str, str]:
-        prefix = service.upper()
-        installation = self._installation
-        own = {f"{prefix}_PORT": str(self._ports[service][index])}
-        defaults: dict[str, str] = {}
-        if service in CALLERS:
-            defaults[f"{prefix}_CALLER_KEY_FILE"] = str(installation.caller_key_file(service))
-        match service:
-            case "sandbox":
-                defaults |= {
-                    "SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
-                    "SANDBOX_CALLBACK_SECRET_FILE": str(
-                        installation.secret_file("sandbox_callback")
-                    ),
-                    "SANDBOX_CALLBACK_URL": f"http://{self._address('gateway')}/api/v1/callbacks/sandbox",
-                }
-            case "payment_rpc":
-                shop = [
-                    f"http://{self._address('gateway')}/",
-                    f"http://localhost:{self._ports['gateway'][0]}/",
-                ]
-                defaults |= {
-                    "PAYMENT_RPC_SANDBOX_URL": f"http://{self._address('sandbox')}",
-                    "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
-                    "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(
-                        installation.secret_file("sandbox_api")
-                    ),
-                    "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(
-                        installation.secret_file("sandbox_callback")
-                    ),
-                }
-            case "seckill_rpc":
-                defaults |= {
-                    "SECKILL_RPC_TICKET_SECRET_FILE": str(
-                        installation.secret_file("seckill_ticket")
-                    )
-                }
-            case "gateway" if NEEDS_REDIS not in self._ports:
-                defaults |= {"GATEWAY_ABSENT_SERVICES": json.dumps([NEEDS_REDIS])}
-            case _:
-                pass
+        own = {f"{service.upper()}_PORT": str(self._ports[service][index])}
+        defaults = own_defaults(
+            service,
+            self._installation,
+            gateway=self._address("gateway"),
+            sandbox=self._address("sandbox"),
+            gateway_port=self._ports["gateway"][0],
+            absent=[name for name in SERVERS if name not in self._ports],
+        )
         return own | {name: value for name, value in defaults.items() if name not in os.environ}
 
     def _probe(self, service: str, index: int) -> HttpProbe | GrpcProbe:

@@ -15,7 +15,7 @@ from paymesh_cli import paymesh
 from tools.processes import ROOT
 from tools.servers import MariaDB
 
-SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 Script = Callable[[], "subprocess.CompletedProcess[str]"]
 
 

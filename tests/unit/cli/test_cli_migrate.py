@@ -26,7 +26,7 @@ def test_every_database_gets_the_schema_and_again_changes_nothing(tmp_path: Path
     for _ in range(2):
         result = run(tmp_path)
         assert result.exit_code == 0, result.output
-        assert result.output.count("up to date") == 3
+        assert result.output.count("up to date") == 4
     assert revision(tmp_path / "var" / "payment_rpc.db")
     assert revision(tmp_path / "var" / "order_rpc.db")
 

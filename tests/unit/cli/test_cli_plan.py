@@ -43,6 +43,7 @@ def test_every_process_is_told_where_the_others_are(installation: Installation) 
         "payment_rpc",
         "order_rpc",
         "seckill_rpc",
+        "merchant_rpc",
         "gateway",
         "sandbox",
     }
@@ -68,7 +69,7 @@ def test_no_port_is_given_twice(
         *plan.running.metrics.values(),
         *(address for group in plan.running.grpc.values() for address in group),
     ]
-    assert len({address.rpartition(":")[2] for address in addresses}) == len(addresses) == 2 + 6 + 5
+    assert len({address.rpartition(":")[2] for address in addresses}) == len(addresses) == 2 + 7 + 6
 
 
 def test_a_taken_port_is_named_with_its_setting(
@@ -150,6 +151,7 @@ def test_without_any_redis_it_is_said_loudly(
     assert {process.name for process in plan.processes} == {
         "payment_rpc",
         "order_rpc",
+        "merchant_rpc",
         "gateway",
         "sandbox",
     }
@@ -236,6 +238,7 @@ def test_metrics_have_the_same_ports_at_every_start(
         "payment_rpc": "127.0.0.1:9465",
         "order_rpc": "127.0.0.1:9999",
         "seckill_rpc": "127.0.0.1:9467",
+        "merchant_rpc": "127.0.0.1:9468",
     }
 
 

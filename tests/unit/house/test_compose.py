@@ -32,7 +32,7 @@ from tools.processes import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 OURS = {
     name: service["command"][2]
     for name, service in SERVICES.items()
@@ -86,9 +86,10 @@ def run(script: str, *arguments: str, **variables: object) -> str:
     return done.stdout
 
 
-def test_the_five_processes_are_there() -> None:
+def test_the_processes_are_there() -> None:
     assert sorted(OURS.values()) == [
         "gateway",
+        "merchant_rpc",
         "order_rpc",
         "payment_rpc",
         "payment_rpc",
@@ -193,9 +194,13 @@ def test_no_container_that_serves_has_a_key_of_another_or_of_an_authority(made: 
     assert sorted(map(sorted, private.values())) == sorted(
         [
             ["consul"],
-            ["gateway"],
             ["issuer"],
-            *([service] for service in SERVERS for _ in ("certificate", "caller key")),
+            ["merchant_rpc"],  # of the tokens of operators
+            *(
+                [service]
+                for service in (*SERVERS, "gateway")
+                for _ in ("certificate", "caller key")
+            ),
         ]
     )
     authority = {(made / "authority" / name).read_bytes() for name in ("tls/ca.key", "issuer.pem")}
@@ -232,7 +237,9 @@ def test_what_may_be_forgotten_never_takes_the_memory_of_what_may_not(
     assert used == {
         "redis": {"seckill_rpc redis_url"},
         "redis-cache": {"payment_rpc redis_url"},
-        "redis-events": {f"{service} events_redis_url" for service in SERVERS},
+        "redis-events": {
+            f"{service} events_redis_url" for service in SERVERS if service != "merchant_rpc"
+        },
     }
     policies = {
         name: " ".join(SERVICES[name]["command"]).partition("--maxmemory-policy ")[2].split()[0]

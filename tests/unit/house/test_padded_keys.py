@@ -121,6 +121,8 @@ FREE = {
     "product_name",
     "customer_name",
     "customer_email",
+    "email",  # its digest is a key: of the address without spaces around it
+    "password",
     "description",
     "recipient",
     "phone",
@@ -155,8 +157,10 @@ def keys(table: Table) -> Iterator[tuple[str, bool]]:
 def texts(
     message: Descriptor, above: tuple[FieldDescriptor, ...] = ()
 ) -> Iterator[tuple[FieldDescriptor, ...]]:
-    """The paths of a message's string fields."""
+    """The paths of a message's string fields; what maps hold is a note, never a key."""
     for field in message.fields:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
         if field.type == FieldDescriptor.TYPE_STRING:
             yield (*above, field)
         elif field.message_type is None or field.message_type.GetOptions().map_entry:
