@@ -122,7 +122,6 @@ FREE = {
     "customer_name",
     "customer_email",
     "email",  # its digest is a key: of the address without spaces around it
-    "password",
     "description",
     "recipient",
     "phone",
