@@ -67,8 +67,8 @@ def up(
     Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SECKILL_RPC_PORT
     (9909), MERCHANT_RPC_PORT (9905), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0
     takes any free one. Databases: PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL,
-    SECKILL_RPC_DATABASE_URL and MERCHANT_RPC_DATABASE_URL (SQLite below the var directory). Redis: PAYMESH_REDIS_URL, else one of our own; without any there is no flash
-    sale.
+    SECKILL_RPC_DATABASE_URL and MERCHANT_RPC_DATABASE_URL (SQLite below the var directory). Redis:
+    PAYMESH_REDIS_URL, else one of our own; without any there is no flash sale.
     """
     try:
         installation.prepare()
