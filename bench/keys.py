@@ -60,12 +60,15 @@ class Report:
 
     Attributes:
         with_token, with_key: of the gateway, warm.
+        more: µs that a key costs more than a JWT: the middle one of pairs of rounds, because what
+            else the machine does changes from minute to minute.
         distinct: per second, µs of the gateway and of merchant_rpc per request.
         exchanges: of merchant_rpc by the number of callers at once.
     """
 
     with_token: Rate
     with_key: Rate
+    more: float
     distinct: dict[str, tuple[float, float, float]]
     exchanges: dict[int, Rate]
 
@@ -102,6 +105,12 @@ async def _measure(folder: Path, door: Server, merchants: Server, keys: Sequence
     return Report(
         with_token=_median(costs["token"]),
         with_key=_median(costs["key"]),
+        more=median(
+            [
+                with_key - with_token
+                for (_, with_key), (_, with_token) in zip(costs["key"], costs["token"], strict=True)
+            ]
+        ),
         distinct=distinct,
         exchanges={
             callers: await _exchange(folder, merchants, keys, callers) for callers in CALLERS
