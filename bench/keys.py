@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,13 +29,14 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from paymesh.merchant.v1 import api_key_pb2
+from paymesh.payment.v1 import payment_pb2
 
 from bench.http import ROUNDS, run_round
 from bench.key_servers import KEYS, KEYS_FILE
 from bench.machine import cpu_seconds, median
 from bench.processes import Server, server, wait_for_http
 from bench.rpc import close_channels, open_channels
-from bench.servers import SECRET_FILE, order_of
+from bench.servers import METHOD, SECRET_FILE, order_of
 from mesh.api_key_format import key_sha256
 from mesh.auth import UserTokenIssuer
 from mesh.call import CALLER
@@ -63,14 +65,15 @@ class Report:
         more: µs that a key costs more than a JWT: the middle one of pairs of rounds, because what
             else the machine does changes from minute to minute.
         distinct: per second, µs of the gateway and of merchant_rpc per request.
-        exchanges: of merchant_rpc by the number of callers at once.
+        exchanges: of merchant_rpc by the number of callers at once: per second, µs, and µs of a
+            bare gRPC call on this machine, which is the limit.
     """
 
     with_token: Rate
     with_key: Rate
     more: float
     distinct: dict[str, tuple[float, float, float]]
-    exchanges: dict[int, Rate]
+    exchanges: dict[int, tuple[float, float, float]]
 
 
 def measure() -> Report:
@@ -83,11 +86,14 @@ def measure() -> Report:
         )
         shop = stack.enter_context(server("pipeline", environment))
         door = stack.enter_context(_gateway(shop, merchants, environment))
+        echo = stack.enter_context(server("echo", environment))
         keys = (folder / "keys").read_text().split("\n")
-        return uvloop.run(_measure(folder, door, merchants, keys))
+        return uvloop.run(_measure(folder, door, merchants, echo, keys))
 
 
-async def _measure(folder: Path, door: Server, merchants: Server, keys: Sequence[str]) -> Report:
+async def _measure(
+    folder: Path, door: Server, merchants: Server, echo: Server, keys: Sequence[str]
+) -> Report:
     distinct = {}
     requests = [
         _request(key, f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n, key in enumerate(keys)
@@ -113,7 +119,11 @@ async def _measure(folder: Path, door: Server, merchants: Server, keys: Sequence
         ),
         distinct=distinct,
         exchanges={
-            callers: await _exchange(folder, merchants, keys, callers) for callers in CALLERS
+            callers: (
+                *await _exchange(folder, merchants, keys, callers),
+                (await _bare(echo, callers))[1],
+            )
+            for callers in CALLERS
         },
     )
 
@@ -170,33 +180,40 @@ async def _exchange(folder: Path, merchants: Server, keys: Sequence[str], caller
     clock = SystemClock()
     own = Ed25519PrivateKey.from_private_bytes((folder / "gateway.raw").read_bytes())
     signer = CallerTokens("gateway", clock=clock, ids=UlidIds(clock), private_key=own)
-    numbers = count()
-    channels = open_channels(merchants, callers)
-    calls = [
-        channel.unary_unary(
-            _METHOD,
-            request_serializer=api_key_pb2.ExchangeApiKeyDigestRequest.SerializeToString,
-            response_deserializer=api_key_pb2.ExchangeApiKeyDigestResponse.FromString,
-        )
-        for channel in channels
+    requests = [
+        api_key_pb2.ExchangeApiKeyDigestRequest(
+            key_sha256=key_sha256(key), prefix="pmsk_test_", client_address="203.0.113.7"
+        ).SerializeToString()
+        for key in keys
     ]
+    metadata = ((CALLER, signer.sign("merchant_rpc")),)
+    return await _rate(merchants, _METHOD, requests, callers, metadata)
+
+
+async def _bare(echo: Server, callers: int) -> Rate:
+    request = payment_pb2.GetPaymentByOrderIdRequest(order_id=order_of(1)).SerializeToString()
+    return await _rate(echo, METHOD, [request] * EXCHANGES, callers, ())
+
+
+async def _rate(
+    server: Server,
+    method: str,
+    requests: Sequence[bytes],
+    callers: int,
+    metadata: tuple[tuple[str, str], ...],
+) -> Rate:
+    numbers = count()
+    channels = open_channels(server, callers)
+    calls: list[Any] = [channel.unary_unary(method) for channel in channels]
 
     async def caller(index: int) -> None:
         call = calls[index % len(calls)]
         while (number := next(numbers)) < EXCHANGES:
-            await call(
-                api_key_pb2.ExchangeApiKeyDigestRequest(
-                    key_sha256=key_sha256(keys[number]),
-                    prefix="pmsk_test_",
-                    client_address="203.0.113.7",
-                ),
-                metadata=((CALLER, signer.sign("merchant_rpc")),),
-                timeout=10,
-            )
+            await call(requests[number], metadata=metadata, timeout=10)
 
-    begin, cpu_begin = perf_counter(), cpu_seconds(merchants.pid)
+    begin, cpu_begin = perf_counter(), cpu_seconds(server.pid)
     await asyncio.gather(*map(caller, range(callers)))
-    spent = cpu_seconds(merchants.pid) - cpu_begin
+    spent = cpu_seconds(server.pid) - cpu_begin
     await close_channels(channels)
     return EXCHANGES / (perf_counter() - begin), spent / EXCHANGES * 1e6
 
