@@ -43,7 +43,7 @@ _TOGETHER = (
     frozenset({"LATIN", "HAN", "BOPOMOFO"}),
     frozenset({"LATIN", "HAN", "HANGUL"}),
 )
-_LIKE_LATIN = frozenset("АВЕЅІЈКМНОРСТУХаеіјорсухѕһԁԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορυχ")
+_LIKE_LATIN = frozenset("АВЕЅІЈКМНОРСТУХаеіјорсухѕһҺӏӀѵѴүҮԁԛԝԌΑΒΕΖΗΙΚΜΝΟΡΤΥΧαικνορυχ")
 
 # fmt: off
 RESERVED_IDS = frozenset(
