@@ -37,6 +37,7 @@ def own_defaults(
         case "payment_rpc":
             shop = [f"http://{gateway}/", f"http://localhost:{gateway_port}/"]
             found |= {
+                "PAYMENT_RPC_MERCHANT_DIRECTORY": "true",
                 "PAYMENT_RPC_SANDBOX_URL": f"http://{sandbox}",
                 "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
                 "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
@@ -44,6 +45,8 @@ def own_defaults(
                     installation.secret_file("sandbox_callback")
                 ),
             }
+        case "order_rpc":
+            found["ORDER_RPC_MERCHANT_DIRECTORY"] = "true"
         case "merchant_rpc":
             found |= {
                 "MERCHANT_RPC_PUBLIC_URL": f"http://{gateway}",
