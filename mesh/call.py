@@ -72,12 +72,13 @@ class Caller:
     def key(self) -> str:
         """The identity for idempotency keys: unique per person, and the same in every role. So a
         repeated call finds the first one, even when the person's token has gained a role
-        meanwhile."""
-        return (
-            f"service:{self.service}"
-            if self.role is Role.SERVICE
-            else f"{self.merchant_id}/{self.subject}"
-        )
+        meanwhile. All API keys of a merchant are one caller: a call that is repeated with a key
+        that took the place of the first is the same call."""
+        if self.role is Role.SERVICE:
+            return f"service:{self.service}"
+        if self.subject.startswith(KEY_SUBJECT):
+            return f"{self.merchant_id}/{KEY_SUBJECT}"
+        return f"{self.merchant_id}/{self.subject}"
 
     def as_buyer(self) -> Caller:
         """The same person as a buyer: who works for a shop may buy there too."""

@@ -122,7 +122,6 @@ def _config(settings: PaymentSettings) -> PaymentConfig:
         scan_threshold_seconds=settings.scan_threshold_seconds,
         close_grace_seconds=settings.close_grace_seconds,
         scan_action_retention_days=settings.scan_action_retention_days,
-        checkout_url=settings.checkout_url,
     )
 
 

@@ -40,7 +40,7 @@ from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.usecases.callbacks import CallbackLog, Callbacks
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.channel_results import ChannelResults
-from payment_rpc.usecases.checkouts import Checkouts
+from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.differences import Differences
 from payment_rpc.usecases.ledger_verification import LedgerVerification
@@ -63,7 +63,6 @@ from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.statement_imports import StatementImports
 from payment_rpc.workers import IMPORT_WORKER, make_workers, relay_worker
 
-CHECKOUT_URL = "http://127.0.0.1:8090/checkout/"
 SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
 
@@ -84,7 +83,6 @@ class PaymentConfig:
     scan_threshold_seconds: float = 0
     close_grace_seconds: float = 300
     scan_action_retention_days: int = 30
-    checkout_url: str = CHECKOUT_URL
     order_wait_seconds: float = ORDER_WAIT_SECONDS
     answer_pauses_seconds: tuple[float, ...] = ANSWER_PAUSES_SECONDS
 
@@ -110,7 +108,7 @@ class PaymentApp:
         terms: TermsOfMerchants | None = None,
     ) -> None:
         """`redis` holds the cache, `events` the event streams; None: the same one.
-        `checkout_signer`: None for no checkout pages. `terms`: of merchants; None: all have
+        `checkout_signer`: None for no checkout tokens. `terms`: of merchants; None: all have
         those of `return_urls`.
         """
         self._clock = clock
@@ -177,7 +175,7 @@ class PaymentApp:
         )
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.payment_queries = PaymentQueries(db=db, cache=cache, page_tokens=page_tokens)
-        self.checkouts = Checkouts(clock=clock, signer=checkout_signer, url=config.checkout_url)
+        self.checkout_tokens = CheckoutTokens(clock=clock, signer=checkout_signer)
         self.wallet_queries = WalletQueries(db=db)
         self.ledger_verification = LedgerVerification(db=db)
         self.statement_imports = StatementImports(
@@ -239,7 +237,7 @@ class PaymentApp:
                 cancellation=self.cancellation,
                 conflicts=self.conflicts,
                 queries=self.payment_queries,
-                checkouts=self.checkouts,
+                checkout_tokens=self.checkout_tokens,
                 clock=self._clock,
             ),
         )

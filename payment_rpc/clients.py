@@ -165,6 +165,7 @@ def terms_of(
     if not answer.is_known:
         return defaults
     return MerchantTerms(
+        name=answer.name,
         return_urls=tuple(answer.settings.return_urls) or defaults.return_urls,
         channels=frozenset(answer.settings.channels),
         is_test=answer.is_test,

@@ -44,7 +44,6 @@ class PaymentSettings(MeshSettings):
             https://shop.example.evil.
         merchant_directory: ask merchant_rpc about merchants; what it does not say or know comes
             from the settings of this process. Otherwise they hold for all merchants.
-        checkout_url: what the address of a checkout page begins with; the buyer's token follows.
     """
 
     service: str = "payment_rpc"
@@ -68,7 +67,6 @@ class PaymentSettings(MeshSettings):
     )
 
     merchant_directory: bool = False
-    checkout_url: UrlPrefix = "http://127.0.0.1:8090/checkout/"
 
     @model_validator(mode="after")
     def _lease_covers_the_call(self) -> Self:

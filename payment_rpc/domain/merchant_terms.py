@@ -30,6 +30,7 @@ class Standing(StrEnum):
 class MerchantTerms:
     """What a merchant has decided, and whether it may sell."""
 
+    name: str = ""  # as buyers see it; "" where nobody said
     return_urls: tuple[str, ...] = ()  # prefixes of where a cashier may send a buyer back
     channels: frozenset[str] = frozenset()  # that may take money; empty: all of them
     is_test: bool = False

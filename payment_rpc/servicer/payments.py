@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Any
+from typing import Any, Final
 
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
@@ -22,12 +22,16 @@ from payment_rpc.servicer.external_orders import (
 )
 from payment_rpc.servicer.messages import STATES, STATES_OF_MESSAGES, payment_message
 from payment_rpc.usecases.cancel import Cancellation, CloseResult
-from payment_rpc.usecases.checkouts import Checkouts
+from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.payments import Charge, CreatePayment, Payments
 from payment_rpc.usecases.queries import ListPayments, PaymentQueries
 
 CLOSING_RETRY_MS = 2000  # a channel answers within a second or two
+
+
+# a next action that is a page of the channel
+REDIRECT_URL: Final = "REDIRECT_URL"
 
 
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
@@ -40,14 +44,14 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         cancellation: Cancellation,
         conflicts: Conflicts,
         queries: PaymentQueries,
-        checkouts: Checkouts,
+        checkout_tokens: CheckoutTokens,
         clock: Clock,
     ) -> None:
         self._payments = payments
         self._cancellation = cancellation
         self._conflicts = conflicts
         self._queries = queries
-        self._checkouts = checkouts
+        self._checkout_tokens = checkout_tokens
         self._clock = clock
 
     async def Charge(
@@ -106,8 +110,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         command = payment_of_merchant(request, caller, now=self._clock.now())
         payment = await self._payments.create_payment(command, caller)
         message = payment_message(payment)
-        checkout = self._checkouts.of(payment)
-        message.checkout_url, message.checkout_token = checkout.url, checkout.token
+        if payment.next_action is not None and payment.next_action.kind == REDIRECT_URL:
+            message.checkout_url = payment.next_action.value
+        message.checkout_token = self._checkout_tokens.of(payment)
         message.customer_email = request.customer_email
         return payment_pb2.CreatePaymentResponse(payment=message)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
 from mesh.customers import buyer_of
-from mesh.errors import MeshError
+from mesh.errors import MeshError, RemoteError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
@@ -280,10 +280,12 @@ class Payments:
             return await channel.checkout(
                 attempt_id=attempt.attempt_id,
                 amount=payment.amount,
-                subject=f"Order {payment.order_id}",
+                subject=f"Order {payment.order_no or payment.order_id}",
                 return_url=command.return_url,
                 expires_at=payment.expires_at,
                 timeout_seconds=self._channel_seconds(),
+                merchant_name=await self._name_of(payment.merchant_id),
+                description="" if command.new_order is None else command.new_order.description,
             )
 
         idempotency_key = idempotency_key_of(
@@ -348,6 +350,13 @@ class Payments:
             order_id=command.order_id,
             seckill_ticket=command.seckill_ticket,
         )
+
+    async def _name_of(self, merchant_id: str) -> str:
+        """The merchant's name for its buyers. A page without it is better than no page."""
+        try:
+            return (await self._terms.of(merchant_id)).name
+        except RemoteError:
+            return ""
 
     def _channel_seconds(self) -> float:
         """How long the channel may take: the setting, or less when the caller's deadline is near.

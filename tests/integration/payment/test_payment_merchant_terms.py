@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 from paymesh.merchant.v1 import merchant_pb2
 
@@ -201,3 +202,15 @@ def test_only_a_live_merchant_and_a_test_sibling_sell(
         standing=standing,
     )
     assert terms_of(M.GetMerchantSettingsResponse(), defaults) == defaults
+
+
+async def test_the_page_says_who_is_paid_and_what_for(
+    world: PaymentWorld, app: PaymentApp, terms: Terms
+) -> None:
+    terms.now = MerchantTerms(name="Acme & Sons")
+    payment = await app.payments.create_payment(command(description="Two mugs"), merchant())
+    assert payment.next_action is not None
+    async with httpx.AsyncClient(trust_env=False) as browser:
+        page = (await browser.get(payment.next_action.value)).text
+    assert "Acme &amp; Sons" in page
+    assert "Two mugs" in page

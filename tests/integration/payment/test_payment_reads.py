@@ -157,7 +157,7 @@ class Request:
             cancellation=app.cancellation,
             conflicts=app.conflicts,
             queries=app.payment_queries,
-            checkouts=app.checkouts,
+            checkout_tokens=app.checkout_tokens,
             clock=world.clock,
         )
         with calling(caller=caller, timeout_seconds=5):

@@ -729,3 +729,14 @@ def test_a_caller_sees_its_own(caller: Caller, scope: Scope) -> None:
 def test_nobody_sees_nothing() -> None:
     with pytest.raises(PermissionDenied):
         NOBODY.scope()
+
+
+def test_every_api_key_of_a_merchant_is_one_caller_for_idempotency() -> None:
+    """A key is rotated between a call and its repetition: the money must not go back twice."""
+    first, second, other = (
+        Caller(role=Role.MERCHANT, subject=subject, merchant_id=merchant_id)
+        for subject, merchant_id in (("key:AK1", "acme"), ("key:AK2", "acme"), ("key:AK1", "umbra"))
+    )
+    clerk = Caller(role=Role.MERCHANT, subject="key", merchant_id="acme")
+    assert first.key == second.key
+    assert len({first.key, other.key, clerk.key}) == 3
