@@ -54,8 +54,7 @@ class OrderReader(Protocol):
         """An order.
 
         Raises:
-            OrderNotFound: there is none. OrderCreating: the ticket is of an order that order_rpc is
-                still writing.
+            OrderNotFound: there is none. OrderCreating: order_rpc still writes that of the ticket.
         """
         ...
 
