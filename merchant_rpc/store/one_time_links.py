@@ -55,16 +55,13 @@ async def find_payload(
     return None if row is None else str(row.payload)
 
 
-async def use(tx: AsyncConnection, *, token_digest: str, kind: LinkKind, now: datetime) -> bool:
-    """Uses a link up; False when it does not work (any more)."""
+async def use(tx: AsyncConnection, *, token_digest: str, now: datetime) -> bool:
+    """Uses up a link that `find_payload` found in this transaction; False when somebody else has
+    used it meanwhile.
+    """
     done = await tx.execute(
         update(ONE_TIME_LINK)
-        .where(
-            _L.token_digest == token_digest,
-            _L.kind == kind,
-            _L.used_at.is_(None),
-            _L.expires_at > now,
-        )
+        .where(_L.token_digest == token_digest, _L.used_at.is_(None))
         .values(used_at=now)
     )
     return done.rowcount == 1

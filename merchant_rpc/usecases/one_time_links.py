@@ -80,7 +80,7 @@ class OneTimeLinks:
             LinkInvalid: it is unknown, of another kind, was used or has ended.
         """
         payload = await self.peek(tx, kind, token)
-        if not await store.use(tx, token_digest=digest(token), kind=kind, now=self._clock.now()):
+        if not await store.use(tx, token_digest=digest(token), now=self._clock.now()):
             raise LinkInvalid  # somebody else was quicker
         return payload
 
