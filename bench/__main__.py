@@ -1,7 +1,7 @@
 """`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing
 left behind.
 
-    python -m bench [PART…]    rpc, keys, charge, orders, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
+    python -m bench [PART…]    rpc, keys, charge, orders, searches, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
     python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
 """
 
@@ -22,7 +22,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, idle, keys, orders, rpc, seckill_report
+from bench import charge, http, idle, keys, orders, rpc, searches, seckill_report
 from bench.machine import describe
 from bench.processes import Server, server, wait_for_http
 from bench.servers import SECRET_FILE
@@ -41,6 +41,7 @@ def main() -> None:
         "keys": _keys,
         "charge": _charge,
         "orders": _orders,
+        "searches": _searches,
         "idle": _idle,
         **seckill_report.PARTS,
     }
@@ -116,6 +117,29 @@ def _keys(*, quick: bool) -> None:
     table = Table("One exchange at merchant_rpc", "per second", "CPU µs", "bare gRPC µs", "goal")
     for callers, (rate, cost, bare) in report.exchanges.items():
         table.add_row(f"{callers} at once", f"{rate:.0f}", f"{cost:.0f}", f"{bare:.0f}", "≤ 500 µs")
+    console.print(table)
+
+
+def _searches(*, quick: bool) -> None:
+    sizes = searches.SIZES[:1] * 2 if quick else searches.SIZES
+    mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
+    try:
+        found = []
+        for size in sizes:
+            with console.status(f"Searches among {size:,} payments"):
+                found.append(uvloop.run(searches.measure(mariadb.create_database(), size)))
+    finally:
+        mariadb.stop()
+    few, many = found
+    table = Table("ListPayments by", *(f"ms of {size:,}" for size in sizes), "times", "goal")
+    for name, milliseconds in many.items():
+        table.add_row(
+            name,
+            f"{few[name]:.2f}",
+            f"{milliseconds:.2f}",
+            f"{milliseconds / few[name]:.2f}",
+            f"≤ {searches.GOAL:.2f}",
+        )
     console.print(table)
 
 

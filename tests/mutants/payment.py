@@ -713,4 +713,55 @@ _MODEL = [  # the protocol model and the product say the same
     ),
 ]
 
-MUTANTS = [*_BAD_ROWS, *_OWNERS, *_KEYS, *_ANSWERS, *_REFUND_NEWS, *_CAPTURES, *_MODEL]
+_terms: _of = partial(_mutant, "domain/merchant_terms.py")
+_payments: _of = partial(_mutant, "usecases/payments.py")
+_queries: _of = partial(_mutant, "usecases/queries.py")
+_checkouts: _of = partial(_mutant, "usecases/checkouts.py")
+_external_messages: _of = partial(_mutant, "servicer/external_orders.py")
+_external = partial(_test, "test_payment_external")
+_external_rpc = partial(_test, "test_payment_external_rpc", on="")
+_of_terms = partial(_test, "test_payment_merchant_terms")
+
+_EXTERNAL = [
+    _payments(
+        "a suspended merchant takes no money",
+        old="        terms.require_open(channel=new.channel)\n",
+        new="",
+        fails=_of_terms("test_no_way_to_pay_begins", on="sqlite-SUSPENDED-MerchantSuspended"),
+    ),
+    _terms(
+        "a test merchant has the sandbox only",
+        old="(self.is_test and channel != TEST_CHANNEL)",
+        new="False",
+        fails=_of_terms(
+            "test_a_channel_is_one_of_the_merchants_and_a_test_merchant_has_the_sandbox_only",
+            on="",
+        ),
+    ),
+    _checkouts(
+        "a checkout is of an external order",
+        old=" or payment.user_id != buyer_of(payment.order_id)",
+        new="",
+        fails=_external("test_there_is_no_checkout_without_a_key_or_for_an_order_of_the_catalogue"),
+    ),
+    _queries(
+        "a buyer names an order",
+        old="        if not query.order and not searches:",
+        new="        if False:",
+        fails=_external("test_a_buyer_and_a_service_name_an_order", on="sqlite-user"),
+    ),
+    _queries(
+        "only a merchant looks for customers",
+        old="        if query.customer_email and not searches:",
+        new="        if False:",
+        fails=_external("test_a_buyer_and_a_service_name_an_order", on="sqlite-user"),
+    ),
+    _external_messages(
+        "a buyer says nothing of a merchant's",
+        old='    fields = _sent(request, ("amount_minor", *_OF_THE_ORDER))\n    if fields:',
+        new='    fields = _sent(request, ("amount_minor", *_OF_THE_ORDER))\n    if False:',
+        fails=_external_rpc("test_a_buyer_says_nothing_of_a_merchants"),
+    ),
+]
+
+MUTANTS = [*_EXTERNAL, *_BAD_ROWS, *_OWNERS, *_KEYS, *_ANSWERS, *_REFUND_NEWS, *_CAPTURES, *_MODEL]

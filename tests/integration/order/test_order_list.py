@@ -20,7 +20,7 @@ from mesh.paging import PageTokens
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.store import catalog, order_pages, orders, statistics
 from order_rpc.store.order_pages import OrderPage
-from order_rpc.tables import ORDERS, PRODUCT, STOCK, STOCK_MOVEMENT
+from order_rpc.tables import EXTERNAL_ORDER, ORDERS, PRODUCT, STOCK, STOCK_MOVEMENT
 from order_rpc.usecases.orders import ListOrders
 from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, OrderApp, buyer, merchant, order_app
 from tests.builders.order_steps import pages, query
@@ -328,6 +328,44 @@ async def test_every_page_of_a_period_is_read_from_an_index_in_its_order(full: O
         [step] = await explain(full, order_pages.page_statement(page, visible_to=caller))
         assert "filesort" not in step["Extra"], (page, step)
         assert step["type"] == "range", (page, step)
+
+
+async def test_every_search_for_a_number_or_a_customer_is_read_from_its_index(
+    full: OrderApp,
+) -> None:
+    await full.insert(
+        EXTERNAL_ORDER,
+        [
+            {
+                "merchant_id": ("mall", "tea_house")[number % 2],
+                "order_id": f"ORD{number:026d}",
+                "order_no": f"A-{number}",
+                "customer_digest": f"{number % 9:064d}",
+                "customer": "{}",
+                "notify_url": "",
+                "created_at": EPOCH + timedelta(seconds=number // 3),
+                "erased_at": None,
+            }
+            for number in range(ROWS)
+        ],
+    )
+    async with full.db.engine.begin() as connection:
+        await connection.execute(text("ANALYZE TABLE external_order"))
+    wanted = [
+        ({"order_no": "A-8"}, "uq_external_order_order_no"),
+        ({"customer_digest": f"{4:064d}"}, "ix_external_order_customer"),
+        ({"customer_digest": f"{4:064d}", "state": S.CANCELLED}, "ix_external_order_customer"),
+    ]
+    for (search, index), after in product(wanted, (None, POSITION)):
+        values: dict[str, Any] = {"state": None, **search}
+        page = OrderPage(merchant_id="mall", user_id="", after=after, limit=21, **values)
+        external, order = await explain(
+            full, order_pages.page_statement(page, visible_to=merchant())
+        )
+        assert "filesort" not in external["Extra"], (page, external)
+        assert (external["key"], order["key"], order["type"]) == (index, "PRIMARY", "eq_ref") or (
+            "const" in (external["type"], order["type"])
+        ), (page, external, order)
 
 
 async def test_what_workers_claim_is_read_from_an_index_in_its_order(full: OrderApp) -> None:

@@ -27,44 +27,14 @@ from payment_rpc.domain.errors import (
     OrderNotFound,
     OrderNotPayable,
 )
-from payment_rpc.domain.order import NewExternalOrder
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, REFUND
 from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.payments import CreatePayment
 from payment_rpc.usecases.queries import ListPayments
+from tests.builders.external_payment import PRICE, command
 from tests.builders.order import PAYMENT_WINDOW, buyer, merchant
 from tests.builders.payment import PaymentWorld
-
-PRICE = Money(10_000, "USD")
-
-
-def command(
-    order_no: str = "A-1",
-    *,
-    amount: Money = PRICE,
-    merchant_id: str = "mall",
-    key: str = "",
-    channel: str = "",
-    **said: Any,
-) -> CreatePayment:
-    """What the servicer makes of a merchant's request."""
-    return CreatePayment(
-        merchant_id=merchant_id,
-        order_id=order_no,
-        user_id="",
-        amount=RequestedAmount(amount.format(), amount.currency),
-        channel=channel,
-        return_url="",
-        key=key,
-        new_order=NewExternalOrder(
-            merchant_id=merchant_id,
-            order_no=order_no,
-            amount=amount,
-            operator="merchant:clerk",
-            **{"customer_email": "li@example.com", **said},
-        ),
-    )
 
 
 async def create(world: PaymentWorld, order_no: str = "A-1", **changes: Any) -> Payment:

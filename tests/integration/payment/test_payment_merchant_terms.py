@@ -25,10 +25,10 @@ from payment_rpc.domain.merchant_terms import MerchantTerms, Standing
 from payment_rpc.domain.payment import BALANCE, WALLET, Payment, PaymentState
 from payment_rpc.tables import PAYMENT
 from payment_rpc.usecases.payments import CreatePayment, TopUp
+from tests.builders.external_payment import command
 from tests.builders.order import buyer, merchant
 from tests.builders.payment import PaymentWorld
 from tests.builders.payment_steps import a_card
-from tests.integration.payment.test_payment_external import command
 
 
 class Terms:
