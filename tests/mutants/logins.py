@@ -9,8 +9,11 @@ from functools import partial
 from tests.mutants.runner import Edit, Mutant
 
 
-def _mutant(path: str, sentence: str, *, old: str, new: str, fails: str) -> Mutant:
-    return Mutant(sentence, fails, (Edit(f"merchant_rpc/{path}", old, new),))
+def _mutant(
+    path: str, sentence: str, *, old: str, new: str, fails: str, behind: Edit | None = None
+) -> Mutant:
+    edit = Edit(f"merchant_rpc/{path}", old, new)
+    return Mutant(sentence, fails, (edit, *(() if behind is None else (behind,))))
 
 
 def _test(module: str, name: str, *, on: str = "sqlite") -> str:
@@ -135,6 +138,11 @@ MUTANTS = [
         old="if not fits or person is None or not person.may_log_in or known_hash is None:",
         new="if not fits or person is None or known_hash is None:",
         fails=_in_logins("test_nobody_is_told_what_was_wrong"),
+        behind=Edit(
+            "merchant_rpc/usecases/logins.py",
+            "or not person.may_log_in or person.password_hash != checked.password_hash",
+            "",
+        ),
     ),
     _logins(
         "a password counts as it is when the session begins",
@@ -169,8 +177,9 @@ MUTANTS = [
     _people(
         "a recovery code is of one person",
         old="_R.member_id == member_id, _R.code_digest == digest",
-        new="_R.code_digest.is_not(None)",
+        new="_R.code_digest == digest",
         fails=_in_logins("test_a_recovery_code_of_somebody_else_is_none"),
+        behind=Edit("merchant_rpc/domain/totp.py", 'f"{member_id}|{plain}"', "plain"),
     ),
     _session(
         "a session that is not used ends",
@@ -235,6 +244,11 @@ MUTANTS = [
         old="if person.totp_secret is not None:\n            raise TotpAlreadyEnrolled\n        secret",
         new="secret",
         fails=_in_factor("test_a_second_enrolment_needs_the_end_of_the_first"),
+        behind=Edit(
+            "merchant_rpc/usecases/second_factor.py",
+            "if person is None or person.totp_secret is not None:",
+            "if person is None:",
+        ),
     ),
     _factor(
         "enrolling needs the password",
