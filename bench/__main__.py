@@ -111,8 +111,8 @@ def _keys(*, quick: bool) -> None:
     table = Table(
         f"{keys.KEYS:,} distinct keys, each once", "requests/s", "gateway µs", "merchant_rpc µs"
     )
-    for name, (rate, door, merchants) in report.distinct.items():
-        table.add_row(name, f"{rate:.0f}", f"{door:.0f}", f"{merchants:.0f}")
+    for name, (rate, front, merchants) in report.distinct.items():
+        table.add_row(name, f"{rate:.0f}", f"{front:.0f}", f"{merchants:.0f}")
     console.print(table)
     table = Table("One exchange at merchant_rpc", "per second", "CPU µs", "bare gRPC µs", "goal")
     for callers, (rate, cost, bare) in report.exchanges.items():

@@ -21,7 +21,7 @@ ROUND_SECONDS = 1.5
 async def measure(
     servers: Sequence[Server], tokens: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """Requests per second and µs of CPU per request of each door: rounds in turn, medians."""
+    """Requests per second and µs of CPU per request of each: rounds in turn, medians."""
     rates: dict[str, list[float]] = {server.name: [] for server in servers}
     costs: dict[str, list[float]] = {server.name: [] for server in servers}
     requests = [

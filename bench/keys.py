@@ -85,27 +85,27 @@ def measure() -> Report:
             server("merchants", environment, module="bench.key_servers")
         )
         shop = stack.enter_context(server("pipeline", environment))
-        door = stack.enter_context(_gateway(shop, merchants, environment))
+        gateway = stack.enter_context(_gateway(shop, merchants, environment))
         echo = stack.enter_context(server("echo", environment))
         keys = (folder / "keys").read_text().split("\n")
-        return uvloop.run(_measure(folder, door, merchants, echo, keys))
+        return uvloop.run(_measure(folder, gateway, merchants, echo, keys))
 
 
 async def _measure(
-    folder: Path, door: Server, merchants: Server, echo: Server, keys: Sequence[str]
+    folder: Path, gateway: Server, merchants: Server, echo: Server, keys: Sequence[str]
 ) -> Report:
     distinct = {}
     requests = [
         _request(key, f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n, key in enumerate(keys)
     ]
     for name in ("first time", "again"):
-        distinct[name] = await _each_once(door, merchants, requests)
+        distinct[name] = await _each_once(gateway, merchants, requests)
     tokens = _tokens(folder, WARM)
     with_token = [_request(token, "10.0.0.1") for token in tokens]
     costs: dict[str, list[Rate]] = {"token": [], "key": []}
     for number in range(ROUNDS + 1):
         for kind, sent in (("token", with_token), ("key", requests[:WARM])):
-            measured = await run_round(door, sent)
+            measured = await run_round(gateway, sent)
             if number:  # the first one warms up
                 costs[kind].append(measured)
     return Report(
@@ -140,14 +140,14 @@ def _request(credential: str, address: str) -> bytes:
 
 
 async def _each_once(
-    door: Server, merchants: Server, requests: Sequence[bytes]
+    gateway: Server, merchants: Server, requests: Sequence[bytes]
 ) -> tuple[float, float, float]:
     numbers = count()
     begin = perf_counter()
-    before = cpu_seconds(door.pid), cpu_seconds(merchants.pid)
+    before = cpu_seconds(gateway.pid), cpu_seconds(merchants.pid)
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         while (number := next(numbers)) < len(requests):
             # on a busy machine some exchange takes longer than a request waits for it
             while await _status(reader, writer, requests[number]) == 503:
@@ -158,7 +158,7 @@ async def _each_once(
     done = len(requests)
     return (
         done / (perf_counter() - begin),
-        (cpu_seconds(door.pid) - before[0]) / done * 1e6,
+        (cpu_seconds(gateway.pid) - before[0]) / done * 1e6,
         (cpu_seconds(merchants.pid) - before[1]) / done * 1e6,
     )
 

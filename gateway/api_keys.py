@@ -1,4 +1,4 @@
-"""API keys at the door: each is exchanged at merchant_rpc for a token of 30 seconds, and the token
+"""API keys: each is exchanged at merchant_rpc for a token of 30 seconds, and the token
 is what travels inward. The key itself ends here; what is kept and sent is its SHA-256.
 
 Tokens are kept while they are valid, so that a key in use costs a look-up in a dictionary. A token
