@@ -59,7 +59,7 @@ def an_order_of_a_merchant_is_made_once(crash: Crash) -> None:
 
     crash.strike(create)
     order = crash.again(create).data
-    found = crash.clerk.get(f"/api/v1/orders?order_no={crash.key}").data["orders"]
+    found = crash.clerk.get("/api/v1/orders", order_no=crash.key).data["orders"]
     assert [each["order_id"] for each in found] == [order["order_id"]]
     assert crash.clerk.post(f"/api/v1/orders/{crash.key}/cancel", {}).status in (200, 202)
 

@@ -171,9 +171,9 @@ def an_order_of_a_merchant_and_its_payment_are_made_once(crash: Crash) -> None:
     crash.strike(create)
     payment = crash.again(create).data
     assert payment["order_no"] == crash.key
-    found = crash.clerk.get(f"/api/v1/payments?order_id={crash.key}").data["payments"]
+    found = crash.clerk.get("/api/v1/payments", order_no=crash.key).data["payments"]
     assert [each["payment_id"] for each in found] == [payment["payment_id"]]
-    orders = crash.clerk.get(f"/api/v1/orders?order_no={crash.key}").data["orders"]
+    orders = crash.clerk.get("/api/v1/orders", order_no=crash.key).data["orders"]
     assert [each["order_id"] for each in orders] == [payment["order_id"]]
     press_pay(payment["next_action"]["value"])
     wait_until(
