@@ -207,7 +207,7 @@ EXTERNAL_ORDER = Table(
     Column("order_no", Identifier(64), nullable=True),  # NULL where the merchant gave none
     Column("customer_digest", Identifier(64), nullable=True),  # of the address, for searches
     Column("customer", _DETAILS, nullable=False),  # JSON; what is erased
-    Column("notify_url", String(520), nullable=False),
+    Column("notify_url", Identifier(520), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("erased_at", UtcMillis, nullable=True),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),

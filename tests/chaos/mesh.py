@@ -1,5 +1,5 @@
-"""The mesh of the chaos run: two payment_rpc, two order_rpc, one seckill_rpc, sandbox and gateway
-as processes, with a MariaDB of their own, a Redis with a replica, and a link before everything that
+"""The mesh of the chaos run: two payment_rpc, two order_rpc, one seckill_rpc, one merchant_rpc,
+sandbox and gateway as processes, with a MariaDB of their own, a Redis with a replica, and a link before everything that
 they call."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.processes import Processes
 from tools.processes import Process
 from tools.servers import MariaDB, Redis
 
-SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 REPLICAS = {"payment_rpc": 2, "order_rpc": 2}
 START_SECONDS_MAX = 60.0
 # Real times, scaled down, so that nothing waits for longer than the run.

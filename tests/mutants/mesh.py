@@ -508,9 +508,21 @@ _WHO = [
     ),
     _call(
         "one name in two shops is two callers",
-        old='else f"{self.merchant_id}/{self.subject}"',
-        new='else f"/{self.subject}"',
+        old='            return f"{self.merchant_id}/{KEY_SUBJECT}"\n        return f"{self.merchant_id}/{self.subject}"',
+        new='            return f"{self.merchant_id}/{KEY_SUBJECT}"\n        return f"/{self.subject}"',
         fails="test_keyed_methods.py::test_no_two_callers_have_one_key",
+    ),
+    _call(
+        "a rotated key is the same caller",
+        old='            return f"{self.merchant_id}/{KEY_SUBJECT}"\n',
+        new='            return f"{self.merchant_id}/{self.subject}"\n',
+        fails="test_auth.py::test_every_api_key_of_a_merchant_is_one_caller_for_idempotency",
+    ),
+    _call(
+        "keys of two shops are two callers",
+        old='            return f"{self.merchant_id}/{KEY_SUBJECT}"\n',
+        new='            return f"/{KEY_SUBJECT}"\n',
+        fails="test_auth.py::test_every_api_key_of_a_merchant_is_one_caller_for_idempotency",
     ),
     _call(
         "a buyer sees his own",

@@ -739,10 +739,12 @@ _EXTERNAL = [
         ),
     ),
     _checkouts(
-        "a checkout is of an external order",
+        "a checkout token is of an external order",
         old=" or payment.user_id != buyer_of(payment.order_id)",
         new="",
-        fails=_external("test_there_is_no_checkout_without_a_key_or_for_an_order_of_the_catalogue"),
+        fails=_external(
+            "test_there_is_no_checkout_token_without_a_key_or_for_an_order_of_the_catalogue"
+        ),
     ),
     _queries(
         "a buyer names an order",

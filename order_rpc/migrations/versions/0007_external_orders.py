@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.Column("order_no", Identifier(64), nullable=True),
         sa.Column("customer_digest", Identifier(64), nullable=True),
         sa.Column("customer", _DETAILS, nullable=False),
-        sa.Column("notify_url", sa.String(520), nullable=False),
+        sa.Column("notify_url", Identifier(520), nullable=False),
         sa.Column("created_at", UtcMillis, nullable=False),
         sa.Column("erased_at", UtcMillis, nullable=True),
         sa.PrimaryKeyConstraint("merchant_id", "order_id", name=op.f("pk_external_order")),

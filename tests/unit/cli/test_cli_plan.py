@@ -22,6 +22,7 @@ PORTS = {
     "PAYMENT_RPC_PORT": "0",
     "ORDER_RPC_PORT": "0",
     "SECKILL_RPC_PORT": "0",
+    "MERCHANT_RPC_PORT": "0",
     "SANDBOX_PORT": "0",
 }
 
