@@ -38,9 +38,14 @@ TIMES = {
     "SANDBOX_SLOW_SECONDS": "3",
     "ORDER_RPC_PAYMENT_WINDOW_MINUTES": "600",
 }
-_UNFINISHED_SALES = {
-    "outbox": "SELECT tag, state, last_error FROM outbox WHERE state <> 'DONE'",
-    "receipt": "SELECT resource_id, method FROM receipt WHERE state <> 'DONE'",
+_UNDELIVERED = {"outbox": "SELECT tag, state, last_error FROM outbox WHERE state <> 'DONE'"}
+_UNFINISHED = {
+    **UNFINISHED,
+    "seckill_rpc": {
+        **_UNDELIVERED,
+        "receipt": "SELECT resource_id, method FROM receipt WHERE state <> 'DONE'",
+    },
+    "merchant_rpc": _UNDELIVERED,
 }
 
 
@@ -150,7 +155,7 @@ class ChaosMesh(MeshProcesses):
         for service, url in self.plan.database_urls.items():
             engine = create_engine(_blocking(url))
             with engine.connect() as connection:
-                for kind, query in UNFINISHED.get(service, _UNFINISHED_SALES).items():
+                for kind, query in _UNFINISHED[service].items():
                     found += [
                         f"{service}: {kind} {' '.join(map(str, row))}"
                         for row in connection.execute(text(query))

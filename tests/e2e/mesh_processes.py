@@ -97,7 +97,7 @@ class Answer:
 
 
 class Person:
-    """Somebody with a token who speaks HTTP to the gateway."""
+    """Somebody who speaks HTTP to the gateway, with a token or an API key, or with neither ("")."""
 
     def __init__(self, gateway_url: str, token: str) -> None:
         self.token = token
@@ -106,7 +106,7 @@ class Person:
             timeout=20,
             trust_env=False,
             verify=False,
-            headers={"authorization": f"Bearer {token}"},
+            headers={"authorization": f"Bearer {token}"} if token else {},
         )
 
     def close(self) -> None:

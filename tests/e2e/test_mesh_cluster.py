@@ -23,7 +23,7 @@ from tests.support.consul_agent import Agent, AgentTls, start_agent
 from tests.support.processes import Processes
 from tools.servers import MariaDB, Redis
 
-SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 PAUSE_SECONDS = 0.05  # between purchases: a machine that starts replicas has other things to do
 WORKERS = 3
 CALLS_MIN = 25  # of every worker after each disturbance

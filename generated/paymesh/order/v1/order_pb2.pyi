@@ -1828,7 +1828,7 @@ class ListOrdersRequest(_message.Message):
     order_no: _builtins.str
     """Only the order with this number of the merchant."""
     customer_email: _builtins.str
-    """Only those of this customer of the merchant."""
+    """Only those of this customer of the merchant. Not sensitive as elsewhere: a search stands in the query of an address."""
     @_builtins.property
     def created_from(self) -> _timestamp_pb2.Timestamp:
         """Only orders created then or later."""

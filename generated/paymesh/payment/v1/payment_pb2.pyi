@@ -986,7 +986,7 @@ class ListPaymentsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before."""
     customer_email: _builtins.str
-    """Only those of this customer of the merchant."""
+    """Only those of this customer of the merchant. Not sensitive as elsewhere: a search stands in the query of an address."""
     state: Global___PaymentState.ValueType
     """Only those in this state; unspecified shows all."""
     @_builtins.property
