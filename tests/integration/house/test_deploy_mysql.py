@@ -94,10 +94,10 @@ def test_each_service_gets_a_database_that_no_other_can_read(
         with connect(own_mariadb, service, service) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT @@character_set_database, @@collation_database")
             assert cursor.fetchall() == (("utf8mb4", "utf8mb4_bin"),)
-            cursor.execute("DELETE FROM receipt")
+            cursor.execute("DELETE FROM outbox")
             for other in set(SERVICES) - {service}:
                 with pytest.raises(pymysql.err.OperationalError, match="denied"):
-                    cursor.execute(f"SELECT 1 FROM {other}.receipt")
+                    cursor.execute(f"SELECT 1 FROM {other}.outbox")
             with pytest.raises(pymysql.err.OperationalError, match="denied"):
                 cursor.execute("CREATE TABLE mine (a INT)")
         with pytest.raises(pymysql.err.OperationalError, match="denied"):

@@ -122,7 +122,9 @@ async def test_what_lives_of_a_closed_merchant_is_found(shops: MerchantWorld) ->
     await lived(shops)
     owner = (await shops.owner("gone")).account.member_id
     await shops.session("S1", owner, "gone")
-    assert await found(shops) == {("closed_has_no_session", "S1")}
+    await shops.key("K1", "gone")
+    await shops.key("K2", "acme_test")
+    assert await found(shops) == {("closed_has_no_session", "S1"), ("closed_has_no_key", "K1")}
 
 
 async def test_a_sign_up_that_should_have_ended_is_found(shops: MerchantWorld) -> None:
