@@ -247,6 +247,8 @@ ADMIN_ACTION = Table(
     Column("created_at", UtcMillis, nullable=False),
     *chain_columns(),
     Index("ix_admin_action_merchant_id", "merchant_id", "id"),
+    # Who removes a member again asks whether he was removed.
+    Index("ix_admin_action_target", "merchant_id", "target"),
 )
 
 # A log that is evidence; each row continues the one before it of the same merchant.

@@ -94,7 +94,7 @@ class SessionInvalid(Unauthenticated):
 
 
 class MemberNotFound(NotFound):
-    """There is no such member of this merchant."""
+    """There is no such member of this merchant, and none who was removed is removed again."""
 
     reason = "MEMBER_NOT_FOUND"
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from merchant_rpc.domain.admin_action import AdminAction
+from merchant_rpc.domain.admin_action import DONE, AdminAction
 from merchant_rpc.tables import ACTION_LOG, ADMIN_ACTION
 from mesh.log_chain import chained
 
@@ -21,6 +21,21 @@ async def append(tx: AsyncConnection, action: AdminAction) -> None:
     row = asdict(action)
     del row["action_id"]
     await tx.execute(insert(ADMIN_ACTION), await chained(tx, ACTION_LOG, [row]))
+
+
+async def was_done(tx: AsyncConnection, *, merchant_id: str, method: str, target: str) -> bool:
+    """Whether the log has this action of a merchant on a target, with the outcome DONE."""
+    found = await tx.execute(
+        select(_A.id)
+        .where(
+            _A.merchant_id == merchant_id,
+            _A.target == target,
+            _A.method == method,
+            _A.outcome == DONE,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
 
 
 async def list_actions(

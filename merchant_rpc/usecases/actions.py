@@ -65,6 +65,12 @@ class Actions:
             ),
         )
 
+    async def was_done(
+        self, tx: AsyncConnection, *, merchant_id: str, method: str, target: str
+    ) -> bool:
+        """Whether an action was done before, so that the same call again has nothing to do."""
+        return await store.was_done(tx, merchant_id=merchant_id, method=method, target=target)
+
 
 def actor_of(caller: Caller) -> str:
     """Who acts: the subject of the token, "service:" and a name, or "anonymous"."""

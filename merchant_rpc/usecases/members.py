@@ -24,6 +24,7 @@ from mesh.failpoints import failpoint
 
 MEMBER_PREFIX = "member:"
 WRITES_MEMBERS = "members:write"
+_REMOVE = "RemoveMember"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +67,11 @@ class Members:
     async def remove(
         self, *, merchant_id: str, member_id: str, reason: str, caller: Caller
     ) -> None:
-        """Ends a membership and its sessions. The person's account stays.
+        """Ends a membership and its sessions. The person's account stays. Who was removed before
+        is removed again: nothing happens.
 
         Raises:
-            PersonRequired, ScopeNotHeld, MemberNotFound, LastOwner.
+            PersonRequired, ScopeNotHeld, MemberNotFound (he never worked here), LastOwner.
         """
         await self._db.run(
             self._remove,
@@ -115,7 +117,14 @@ class Members:
     ) -> None:
         merchant_id = base_id(merchant_id)
         await check_may_give(tx, caller, merchant_id=merchant_id)
-        before = await _membership(tx, merchant_id=merchant_id, member_id=member_id)
+        try:
+            before = await _membership(tx, merchant_id=merchant_id, member_id=member_id)
+        except MemberNotFound:
+            if await self._actions.was_done(
+                tx, merchant_id=merchant_id, method=_REMOVE, target=member_id
+            ):
+                return
+            raise
         if before.role is MemberRole.OWNER:
             await _check_other_owner(tx, before)
         await members.delete_membership(tx, merchant_id=merchant_id, member_id=member_id)
@@ -129,7 +138,7 @@ class Members:
             tx,
             caller=caller,
             merchant_id=merchant_id,
-            method="RemoveMember",
+            method=_REMOVE,
             target=member_id,
             before={"role": before.role},
             after={"sessions_ended": ended},

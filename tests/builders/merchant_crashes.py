@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from merchant_rpc.domain.member import MemberRole
 from merchant_rpc.domain.shop_settings import ShopSettings
+from merchant_rpc.tables import MEMBER
 from mesh import failpoints
 from tests.builders.merchant import MerchantWorld, as_member, merchant_world
 
@@ -50,9 +51,8 @@ async def _set_role(world: MerchantWorld) -> object:
 
 
 async def _remove(world: MerchantWorld) -> None:
-    clerk = [each for each in await world.people() if each.role is MemberRole.SUPPORT]
-    member_id = clerk[0].account.member_id if clerk else "MEM0"
-    await world.remove(member_id, as_member(await world.owner()))
+    clerk = next(row for row in await world.rows(MEMBER) if row.email == "clerk@acme.example")
+    await world.remove(clerk.member_id, as_member(await world.owner()))
 
 
 async def _accept(world: MerchantWorld) -> object:

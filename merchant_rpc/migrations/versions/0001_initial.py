@@ -186,6 +186,7 @@ def _create_merchants() -> None:
         **_OPTIONS,
     )
     op.create_index("ix_admin_action_merchant_id", "admin_action", ["merchant_id", "id"])
+    op.create_index("ix_admin_action_target", "admin_action", ["merchant_id", "target"])
 
 
 def _create_people() -> None:

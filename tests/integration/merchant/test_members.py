@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from merchant_rpc.domain.errors import (
     LastOwner,
@@ -401,6 +401,63 @@ async def test_who_does_not_work_here_is_not_found(acme: MerchantWorld, member_i
         await acme.set_role(member_id, MemberRole.VIEWER, caller)
     with pytest.raises(MemberNotFound):
         await acme.remove(member_id, caller)
+
+
+@pytest.mark.parametrize("merchant_id", ["acme", "acme_test"])
+async def test_who_was_removed_is_removed_again_and_nothing_happens(
+    acme: MerchantWorld, merchant_id: str
+) -> None:
+    member_id = (await acme.member()).account.member_id
+    owner = as_member(await acme.owner())
+    await acme.remove(member_id, owner, merchant_id=merchant_id)
+    await acme.session("S1", member_id, "acme")
+    before = [await acme.rows(table) for table in (ADMIN_ACTION, MEMBERSHIP, SESSION)]
+    await acme.remove(member_id, owner, merchant_id=merchant_id)
+    assert [await acme.rows(table) for table in (ADMIN_ACTION, MEMBERSHIP, SESSION)] == before
+    with pytest.raises(MemberNotFound):
+        await acme.set_role(member_id, MemberRole.VIEWER, owner)
+
+
+async def test_who_was_removed_elsewhere_or_only_changed_here_is_not_found(
+    acme: MerchantWorld,
+) -> None:
+    await acme.merchant("shop")
+    boss, owner = as_member(await acme.owner("shop")), as_member(await acme.owner())
+    clerk = await acme.member(email="clerk@shop.example", merchant_id="shop")
+    await acme.remove(clerk.account.member_id, boss, merchant_id="shop")
+    with pytest.raises(MemberNotFound):
+        await acme.remove(clerk.account.member_id, owner)
+    own = await acme.member(email="own@acme.example")
+    await acme.set_role(own.account.member_id, MemberRole.VIEWER, owner)
+    async with acme.db.engine.begin() as connection:
+        await connection.execute(
+            delete(MEMBERSHIP).where(MEMBERSHIP.c.member_id == own.account.member_id)
+        )
+    with pytest.raises(MemberNotFound):
+        await acme.remove(own.account.member_id, owner)
+
+
+async def test_who_came_back_is_removed_a_second_time(acme: MerchantWorld) -> None:
+    owner = as_member(await acme.owner())
+    member_id = (await acme.member()).account.member_id
+    await acme.remove(member_id, owner)
+    assert (await acme.member()).account.member_id == member_id
+    await acme.remove(member_id, owner)
+    assert [each.account.member_id for each in await acme.people()] != [member_id]
+    methods = [action.method for action in await acme.rows(ADMIN_ACTION)]
+    assert methods.count("RemoveMember") == 2
+
+
+async def test_who_may_not_remove_is_refused_also_the_second_time(acme: MerchantWorld) -> None:
+    owner = as_member(await acme.owner())
+    member_id = (await acme.member()).account.member_id
+    viewer = await acme.member(MemberRole.VIEWER, "viewer@acme.example")
+    await acme.remove(member_id, owner)
+    for caller in (as_member(viewer), replace(owner, scopes=frozenset({"members:read"}))):
+        with pytest.raises(ScopeNotHeld):
+            await acme.remove(member_id, caller)
+    with pytest.raises(PersonRequired):
+        await acme.remove(member_id, replace(owner, subject="key:K1"))
 
 
 async def test_the_same_role_again_changes_nothing(acme: MerchantWorld) -> None:

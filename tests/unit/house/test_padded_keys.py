@@ -110,6 +110,7 @@ ORIGINS = {
     "state": O.OURS,
     "statement_date": O.CALLER,
     "subject": O.OURS,
+    "target": O.OURS,
     "token_digest": O.OURS,
     "user_id": O.CALLER,
 }

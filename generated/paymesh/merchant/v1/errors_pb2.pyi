@@ -51,7 +51,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 13
     """The refresh token is unknown, was used, or its session ended."""
     ERROR_REASON_MEMBER_NOT_FOUND: _ErrorReason.ValueType  # 14
-    """There is no such member of this merchant."""
+    """There is no such member of this merchant, and for RemoveMember there never was."""
     ERROR_REASON_MEMBER_LIMIT_REACHED: _ErrorReason.ValueType  # 15
     """50 members and open invitations are there."""
     ERROR_REASON_LAST_OWNER: _ErrorReason.ValueType  # 16
@@ -103,7 +103,7 @@ ERROR_REASON_LOGIN_DELAYED: ErrorReason.ValueType  # 12
 ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 13
 """The refresh token is unknown, was used, or its session ended."""
 ERROR_REASON_MEMBER_NOT_FOUND: ErrorReason.ValueType  # 14
-"""There is no such member of this merchant."""
+"""There is no such member of this merchant, and for RemoveMember there never was."""
 ERROR_REASON_MEMBER_LIMIT_REACHED: ErrorReason.ValueType  # 15
 """50 members and open invitations are there."""
 ERROR_REASON_LAST_OWNER: ErrorReason.ValueType  # 16

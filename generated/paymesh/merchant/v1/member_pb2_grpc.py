@@ -95,7 +95,7 @@ class MemberServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Ends a membership, and every session of it. The last owner stays.
+        """Ends a membership, and every session of it. The last owner stays. The removal of a member who was removed before succeeds and changes nothing; who removed himself has no say any more and is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class MemberServiceStub:
     SetMemberRole: _grpc.UnaryUnaryMultiCallable[_member_pb2.SetMemberRoleRequest, _member_pb2.SetMemberRoleResponse]
     """Changes what a member may do. The last owner stays owner."""
     RemoveMember: _grpc.UnaryUnaryMultiCallable[_member_pb2.RemoveMemberRequest, _member_pb2.RemoveMemberResponse]
-    """Ends a membership, and every session of it. The last owner stays."""
+    """Ends a membership, and every session of it. The last owner stays. The removal of a member who was removed before succeeds and changes nothing; who removed himself has no say any more and is refused."""
 
 @_typing.type_check_only
 class MemberServiceAsyncStub(MemberServiceStub):
@@ -58,7 +58,7 @@ class MemberServiceAsyncStub(MemberServiceStub):
     SetMemberRole: _aio.UnaryUnaryMultiCallable[_member_pb2.SetMemberRoleRequest, _member_pb2.SetMemberRoleResponse]  # type: ignore[assignment]
     """Changes what a member may do. The last owner stays owner."""
     RemoveMember: _aio.UnaryUnaryMultiCallable[_member_pb2.RemoveMemberRequest, _member_pb2.RemoveMemberResponse]  # type: ignore[assignment]
-    """Ends a membership, and every session of it. The last owner stays."""
+    """Ends a membership, and every session of it. The last owner stays. The removal of a member who was removed before succeeds and changes nothing; who removed himself has no say any more and is refused."""
 
 class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
     """Members of merchants."""
@@ -101,6 +101,6 @@ class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _member_pb2.RemoveMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_pb2.RemoveMemberResponse, _abc.Awaitable[_member_pb2.RemoveMemberResponse]]:
-        """Ends a membership, and every session of it. The last owner stays."""
+        """Ends a membership, and every session of it. The last owner stays. The removal of a member who was removed before succeeds and changes nothing; who removed himself has no say any more and is refused."""
 
 def add_MemberServiceServicer_to_server(servicer: MemberServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
