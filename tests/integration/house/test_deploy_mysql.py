@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from paymesh_cli import paymesh
+from paymesh_cli.grants import evidence_of
+from paymesh_cli.services import AUDITS
 from tools.processes import ROOT
 from tools.servers import MariaDB
 
@@ -94,7 +96,16 @@ def test_each_service_gets_a_database_that_no_other_can_read(
         with connect(own_mariadb, service, service) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT @@character_set_database, @@collation_database")
             assert cursor.fetchall() == (("utf8mb4", "utf8mb4_bin"),)
-            cursor.execute("DELETE FROM outbox")
+            for table in AUDITS[service].metadata.sorted_tables:
+                if table.name not in evidence_of(service):
+                    cursor.execute(f"DELETE FROM {table.name}")
+                    continue
+                for change in (
+                    f"DELETE FROM {table.name}",
+                    f"UPDATE {table.name} SET {next(iter(table.c)).name} = NULL",
+                ):
+                    with pytest.raises(pymysql.err.OperationalError, match="denied"):
+                        cursor.execute(change)
             for other in set(SERVICES) - {service}:
                 with pytest.raises(pymysql.err.OperationalError, match="denied"):
                     cursor.execute(f"SELECT 1 FROM {other}.outbox")

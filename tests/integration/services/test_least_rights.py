@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pymysql
@@ -15,6 +16,9 @@ from redis.exceptions import NoPermissionError
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from merchant_rpc.domain.member import MemberRole
+from merchant_rpc.domain.shop_settings import ShopSettings
+from merchant_rpc.tables import MERCHANT
 from mesh import migrations
 from mesh.auth import Role
 from mesh.call import Caller
@@ -23,6 +27,7 @@ from mesh.redis_client import open_redis
 from payment_rpc.usecases.refunds import CreateRefund
 from paymesh_cli import grants
 from seckill_rpc.redis.connection import require_safe
+from tests.builders.merchant import as_member, merchant_world
 from tests.builders.order import order_app
 from tests.builders.payment import payment_world
 from tests.builders.seckill import seckill_world
@@ -104,6 +109,11 @@ def refused(url: str, statement: str) -> None:
         ("order_rpc", "ALTER TABLE orders ADD a INT"),
         ("seckill_rpc", "DELETE FROM dead_entry"),
         ("seckill_rpc", "DROP TABLE activity"),
+        ("merchant_rpc", "UPDATE admin_action SET actor = ''"),
+        ("merchant_rpc", "DELETE FROM admin_action"),
+        ("merchant_rpc", "UPDATE merchant_setting SET body = '{}'"),
+        ("merchant_rpc", "DELETE FROM merchant_setting"),
+        ("merchant_rpc", "DROP TABLE api_key"),
     ],
 )
 def test_a_service_can_neither_change_evidence_nor_the_schema(
@@ -153,6 +163,29 @@ async def test_orders_live_their_whole_life_with_these_rights(urls: tuple[str, s
         await app.cancel(await app.order())
         for worker in app.make(redis=None).workers:
             await worker._run_once()
+
+
+@pytest.fixture
+def merchants_url(limited: Limited) -> str:
+    return limited("merchant_rpc")
+
+
+async def test_merchants_come_and_go_with_these_rights(merchants_url: str) -> None:
+    async with merchant_world(merchants_url) as world:
+        await world.merchant()
+        await world.update_settings(ShopSettings())
+        owner = as_member(await world.owner())
+        clerk = (await world.member()).account.member_id
+        await world.set_role(clerk, MemberRole.VIEWER, owner)
+        await world.remove(clerk, owner)
+        assert [each.role for each in await world.people()] == [MemberRole.OWNER]
+        await world.sign_up("pending", "p@pending.example")
+        world.clock.advance(timedelta(days=2).total_seconds())
+        for worker in world.app.workers:
+            await worker._run_once()
+        left = [row.merchant_id for row in await world.rows(MERCHANT)]
+        assert left == ["acme", "acme_test"], "nobody confirmed the other one"
+        await world.step("close")
 
 
 @pytest.fixture
