@@ -92,28 +92,10 @@ class Stage:
     async def restore(self) -> None:
         """Every row as it was."""
         for service, (db, metadata) in self.databases.items():
-
-            async def run(
-                tx: AsyncConnection, metadata: MetaData = metadata, service: str = service
-            ) -> None:
-                changes = {
-                    table: Difference.of(
-                        table, self.rows[service, table.name], await all_rows(tx, table)
-                    )
-                    for table in metadata.sorted_tables
-                }
-                for table in reversed(metadata.sorted_tables):
-                    for key in changes[table].unknown:
-                        await tx.execute(delete(table).where(*is_row(table, key)))
-                for table in metadata.sorted_tables:
-                    for row in changes[table].changed:
-                        await tx.execute(
-                            update(table).where(*is_row(table, key_of(table, row))).values(row)
-                        )
-                    if changes[table].missing:
-                        await tx.execute(insert(table), changes[table].missing)
-
-            await db.run(run)
+            before = {
+                table.name: self.rows[service, table.name] for table in metadata.sorted_tables
+            }
+            await db.run(restore_rows, metadata, before)
 
     async def found(self, where: str) -> set[tuple[str, str]]:
         """What one part of the audit finds: (where, check)."""
@@ -148,6 +130,24 @@ class Difference:
             changed=[row for key, row in was.items() if key in is_ and is_[key] != row],
             unknown=[key for key in is_ if key not in was],
         )
+
+
+async def restore_rows(
+    tx: AsyncConnection, metadata: MetaData, before: Mapping[str, Sequence[Row]]
+) -> None:
+    """Gives each table the rows that it had."""
+    changes = {
+        table: Difference.of(table, before[table.name], await all_rows(tx, table))
+        for table in metadata.sorted_tables
+    }
+    for table in reversed(metadata.sorted_tables):
+        for key in changes[table].unknown:
+            await tx.execute(delete(table).where(*is_row(table, key)))
+    for table in metadata.sorted_tables:
+        for row in changes[table].changed:
+            await tx.execute(update(table).where(*is_row(table, key_of(table, row))).values(row))
+        if changes[table].missing:
+            await tx.execute(insert(table), changes[table].missing)
 
 
 def key_of(table: Table, row: Row) -> tuple[Any, ...]:

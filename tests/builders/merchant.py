@@ -21,7 +21,7 @@ from merchant_rpc.domain.shop_settings import SettingsVersion, ShopSettings
 from merchant_rpc.passwords import Passwords
 from merchant_rpc.people_key import PeopleKey
 from merchant_rpc.peppers import Peppers
-from merchant_rpc.tables import API_KEY, SESSION, metadata
+from merchant_rpc.tables import SESSION, metadata
 from merchant_rpc.usecases.invitations import AcceptInvitation, InviteMember
 from merchant_rpc.usecases.members import SetMemberRole
 from merchant_rpc.usecases.merchants import MerchantStep
@@ -241,27 +241,6 @@ class MerchantWorld:
                     "idle_expires_at": now + timedelta(hours=1),
                     "expires_at": now + timedelta(hours=2),
                     "revoked_at": None,
-                },
-            )
-
-    async def key(self, key_id: str, merchant_id: str) -> None:
-        """A living secret key, as CreateApiKey leaves it."""
-        async with self.db.engine.begin() as connection:
-            await connection.execute(
-                insert(API_KEY),
-                {
-                    "key_id": key_id,
-                    "merchant_id": merchant_id,
-                    "kind": "SECRET",
-                    "digest": key_id.rjust(64, "0"),
-                    "pepper_id": "1",
-                    "prefix": "pmsk_test_abcdef",
-                    "last_four": "wxyz",
-                    "name": "web shop",
-                    "scopes": "payments:write",
-                    "allowed_addresses": "",
-                    "created_by": "member:M1",
-                    "created_at": self.clock.now(),
                 },
             )
 

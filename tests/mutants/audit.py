@@ -1,10 +1,11 @@
 """What `paymesh audit` looks at, removed check by check: without a check, its row of
-tests/builders/audit_corruptions.py is not found.
+tests/builders/audit_corruptions.py or tests/builders/merchant_corruptions.py is not found.
 """
 
 from __future__ import annotations
 
 from tests.builders.audit_corruptions import ROWS
+from tests.builders.merchant_corruptions import CORRUPTIONS
 from tests.mutants.runner import Edit, Mutant
 
 _CORRUPTIONS = "test_audit_corruptions.py::test_each_thing_that_somebody_changes_is_named"
@@ -19,6 +20,12 @@ def _named(place: str, check: str) -> str:
     return _row(
         next(damage for damage, (_, where, what) in ROWS.items() if (where, what) == (place, check))
     )
+
+
+def _at_merchants(check: str) -> str:
+    name = "test_each_thing_that_somebody_changes_at_merchants_is_named"
+    damage = next(damage for damage, planted in CORRUPTIONS.items() if planted.check == check)
+    return f"test_merchant_corruptions.py::{name}[sqlite-{damage}]"
 
 
 def _kin(damage: str) -> str:
@@ -107,6 +114,22 @@ _OF_PAYMENTS = (
     "outbox_dead",
     "outbox_late",
 )
+_OF_MERCHANTS = (
+    "sibling_exists",
+    "sibling_of_merchant",
+    "sibling_follows",
+    "log_leads_here",
+    "sign_up_late",
+    "settings_in_force",
+    "merchant_has_owner",
+    "member_of_merchant",
+    "closed_has_no_key",
+    "closed_has_no_session",
+    "one_link_works",
+    "outbox_dead",
+    "outbox_late",
+    "outbox_readable",
+)
 _ACROSS = (
     "payment_has_order",
     "gate_closed",
@@ -171,6 +194,21 @@ MUTANTS = [
         for check in _OF_THE_SHELF
     ),
     *(_query(check, _named("payment_rpc", check), of="payment_rpc") for check in _OF_PAYMENTS),
+    *(_query(check, _at_merchants(check), of="merchant_rpc") for check in _OF_MERCHANTS),
+    _edit(
+        "merchant_rpc/audit/checks.py",
+        "the log of actions has its chains",
+        old="        check_logs(db, ACTION_LOG),\n",
+        new="",
+        fails=_at_merchants("log_chained"),
+    ),
+    _edit(
+        "merchant_rpc/audit/checks.py",
+        "rows of merchants can be read",
+        old="        check_rows(db, metadata, words={}, documents=(_L.payload, _S.body)),\n",
+        new="",
+        fails=_at_merchants("row_readable"),
+    ),
     *(_said("paymesh_cli/audit/compare.py", check, _named("across", check)) for check in _ACROSS),
     *(
         _said("payment_rpc/audit/channel.py", check, _named("channel", check))

@@ -116,6 +116,28 @@ MUTANTS = [
         new="if False:",
         fails=_in_members("test_a_key_does_not_even_list_them"),
     ),
+    _members(
+        "who was removed is removed again",
+        old="            if await self._actions.was_done(",
+        new="            if False and await self._actions.was_done(",
+        fails=_in_members(
+            "test_who_was_removed_is_removed_again_and_nothing_happens", on="sqlite-acme"
+        ),
+    ),
+    _mutant(
+        "store/actions.py",
+        "only a removal counts as one",
+        old="            _A.method == method,\n",
+        new="",
+        fails=_in_members("test_who_was_removed_elsewhere_or_only_changed_here_is_not_found"),
+    ),
+    _mutant(
+        "store/actions.py",
+        "a removal counts where it was done",
+        old="            _A.merchant_id == merchant_id,\n            _A.target",
+        new="            _A.target",
+        fails=_in_members("test_who_was_removed_elsewhere_or_only_changed_here_is_not_found"),
+    ),
     _invitations(
         "an invitation of somebody who may less now is worth nothing",
         old="if WRITES_MEMBERS not in held or not role.scopes <= held:",

@@ -230,7 +230,7 @@ async def test_every_check_is_tried() -> None:
         (root / "tests" / name).read_text()
         for name in (
             "builders/audit_corruptions.py",
-            "integration/merchant/test_merchant_audit.py",
+            "builders/merchant_corruptions.py",
             "integration/seckill/test_seckill_audit.py",
             "integration/services/test_audit.py",
             "integration/services/test_audit_corruptions.py",
