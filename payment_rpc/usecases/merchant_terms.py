@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from mesh.errors import RemoteError
 from payment_rpc.domain.merchant_terms import MerchantTerms
 
 
@@ -33,3 +34,13 @@ class EnvironmentTerms:
     def known(self, merchant_id: str) -> MerchantTerms:
         """The terms of a merchant."""
         return MerchantTerms(return_urls=self._return_urls.get(merchant_id, ()))
+
+
+async def name_for_buyers(terms: TermsOfMerchants, merchant_id: str) -> str:
+    """The name of a merchant on a page of a channel, "" while merchant_rpc is away: a page without
+    it is better than no page.
+    """
+    try:
+        return (await terms.of(merchant_id)).name
+    except RemoteError:
+        return ""

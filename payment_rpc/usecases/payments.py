@@ -14,7 +14,7 @@ from typing import Protocol
 from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
 from mesh.customers import buyer_of
-from mesh.errors import MeshError, RemoteError
+from mesh.errors import MeshError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
@@ -30,7 +30,7 @@ from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
-from payment_rpc.usecases.merchant_terms import TermsOfMerchants
+from payment_rpc.usecases.merchant_terms import TermsOfMerchants, name_for_buyers
 from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
 from payment_rpc.usecases.payment_start import (
     IN_PROGRESS_RETRY_SECONDS,
@@ -276,6 +276,8 @@ class Payments:
         }
 
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            # First: what merchant_rpc takes is no longer the channel's.
+            merchant_name = await name_for_buyers(self._terms, payment.merchant_id)
             return await channel.checkout(
                 attempt_id=attempt.attempt_id,
                 amount=payment.amount,
@@ -283,7 +285,7 @@ class Payments:
                 return_url=command.return_url,
                 expires_at=payment.expires_at,
                 timeout_seconds=self._channel_seconds(),
-                merchant_name=await self._name_of(payment.merchant_id),
+                merchant_name=merchant_name,
                 description="" if command.new_order is None else command.new_order.description,
             )
 
@@ -349,13 +351,6 @@ class Payments:
             order_id=command.order_id,
             seckill_ticket=command.seckill_ticket,
         )
-
-    async def _name_of(self, merchant_id: str) -> str:
-        """The merchant's name for its buyers. A page without it is better than no page."""
-        try:
-            return (await self._terms.of(merchant_id)).name
-        except RemoteError:
-            return ""
 
     def _channel_seconds(self) -> float:
         """How long the channel may take: the setting, or less when the caller's deadline is near.

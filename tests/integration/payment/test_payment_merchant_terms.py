@@ -10,6 +10,7 @@ import httpx
 import pytest
 from paymesh.merchant.v1 import merchant_pb2
 
+from mesh.call import calling
 from mesh.errors import UpstreamUnavailable
 from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order, OrderState
@@ -24,7 +25,7 @@ from payment_rpc.domain.errors import (
 from payment_rpc.domain.merchant_terms import MerchantTerms, Standing
 from payment_rpc.domain.payment import BALANCE, WALLET, Payment, PaymentState
 from payment_rpc.tables import PAYMENT
-from payment_rpc.usecases.payments import CreatePayment, TopUp
+from payment_rpc.usecases.payments import APPLY_SECONDS, CreatePayment, TopUp
 from tests.builders.external_payment import command
 from tests.builders.order import buyer, merchant
 from tests.builders.payment import PaymentWorld
@@ -214,3 +215,23 @@ async def test_the_page_says_who_is_paid_and_what_for(
         page = (await browser.get(payment.next_action.value)).text
     assert "Acme &amp; Sons" in page
     assert "Two mugs" in page
+
+
+async def test_what_merchant_rpc_takes_is_not_promised_to_the_channel(
+    world: PaymentWorld, app: PaymentApp, terms: Terms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for_the_page = []
+
+    async def slow(merchant_id: str) -> MerchantTerms:
+        if await world.rows(PAYMENT):  # tx 1 is committed: it is asked for the name
+            asked_for_the_page.append(merchant_id)
+            call.deadline -= 1.0
+        return terms.now
+
+    monkeypatch.setattr(terms, "of", slow)
+    with calling(caller=merchant(), timeout_seconds=4.0) as call:
+        await app.payments.create_payment(command(), merchant())
+        left_seconds = call.remaining_seconds()
+    assert asked_for_the_page == ["mall"]
+    assert world.channel.timeouts_seconds[-1] < 4.0 - 1.0 - APPLY_SECONDS
+    assert left_seconds > 0
