@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network, ip_address
-from typing import Final
+from ipaddress import IPv6Address, ip_address
 
 from gateway.errors import RateLimited
 from mesh.call import Caller
+from mesh.limits import network_of
 from mesh.policies import Limit
 from mesh.rate_limit import KEYS_MAX, RateLimiter
-
-# bits: the network of one customer of an access provider, who may use all of its addresses
-_IPV6_NETWORK: Final = 64
 
 
 def bucket_of(caller: Caller, address: str) -> str:
     """The key of the caller's bucket: the user within its shop, or the address of a caller who has
     no name of its own. For IPv6 it is the network that one customer of a provider has.
     """
-    name = caller.limited_as
-    if name:
-        return name
-    if ":" not in address:
-        return address
-    try:
-        parsed = IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(IPv6Network((parsed, _IPV6_NETWORK), strict=False))
+    return caller.limited_as or network_of(address)
 
 
 def readable_address(address: str) -> str:

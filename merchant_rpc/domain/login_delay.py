@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 FREE: Final = 5  # wrong attempts without a wait
@@ -67,21 +66,6 @@ def delay_after(failures: int) -> timedelta:
 def no_attempts(subject: str, now: datetime) -> Attempts:
     """Before the first."""
     return Attempts(subject=subject, failures=0, blocked_until=now, updated_at=now)
-
-
-def network_of(address: str) -> str:
-    """What is held to account for an address: an IPv6 user owns the 2^64 addresses of his network
-    and could take a new one for every attempt.
-    """
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(IPv6Address(int(parsed) >> 64 << 64)) + "/64"
-    return str(parsed)
 
 
 def subject_of(kind: str, *parts: str) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from merchant_rpc.domain.errors import LoginDelayed
-from merchant_rpc.domain.login_delay import FORGOTTEN_AFTER, network_of, subject_of
+from merchant_rpc.domain.login_delay import FORGOTTEN_AFTER, subject_of
 from merchant_rpc.store import login_failures as store
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.limits import network_of
 
 
 class LoginAttempts:

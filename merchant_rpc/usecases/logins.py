@@ -11,7 +11,6 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from merchant_rpc.domain.errors import LoginFailed, TotpRequired
-from merchant_rpc.domain.login_delay import network_of
 from merchant_rpc.domain.member import email_digest
 from merchant_rpc.domain.session import Person
 from merchant_rpc.passwords import Passwords
@@ -26,6 +25,7 @@ from merchant_rpc.usecases.login_attempts import (
 from merchant_rpc.usecases.second_factor import SecondFactor
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.limits import network_of
 
 # From an address where a person was logged in within this time, others' attempts on his account do
 # not hold him up.

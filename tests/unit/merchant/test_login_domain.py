@@ -11,11 +11,12 @@ import pytest
 
 from merchant_rpc.domain import totp
 from merchant_rpc.domain.errors import MerchantNotFound
-from merchant_rpc.domain.login_delay import delay_after, network_of, no_attempts, subject_of
+from merchant_rpc.domain.login_delay import delay_after, no_attempts, subject_of
 from merchant_rpc.domain.member import MemberRole
 from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.domain.session import ActsFor, RefreshToken, Session, Use, chosen
 from merchant_rpc.people_key import PeopleKey, read_keys
+from mesh.limits import network_of
 from tests.support.fakes import EPOCH
 
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
