@@ -47,6 +47,7 @@ async def insert_account(
     name: str,
     password_hash: str,
     now: datetime,
+    is_operator: bool = False,
 ) -> Account:
     """Writes a new person. One with this address violates `uq_member_email_digest`."""
     await tx.execute(
@@ -61,7 +62,7 @@ async def insert_account(
             totp_secret_enc=None,
             totp_pending_enc=None,
             totp_last_step=None,
-            is_operator=False,
+            is_operator=is_operator,
             created_at=now,
             updated_at=now,
         )
@@ -73,7 +74,7 @@ async def insert_account(
         state=MemberState.ACTIVE,
         has_password=True,
         has_totp=False,
-        is_operator=False,
+        is_operator=is_operator,
         created_at=now,
     )
 

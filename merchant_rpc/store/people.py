@@ -151,36 +151,6 @@ async def make_operator(tx: AsyncConnection, member_id: str, *, at: datetime) ->
     await _change(tx, member_id, is_operator=True, updated_at=at)
 
 
-async def insert_operator(
-    tx: AsyncConnection,
-    *,
-    member_id: str,
-    email: str,
-    email_digest: str,
-    name: str,
-    password_hash: str,
-    at: datetime,
-) -> None:
-    """Writes a new person who is an operator."""
-    await tx.execute(
-        insert(MEMBER).values(
-            member_id=member_id,
-            email_digest=email_digest,
-            email=email,
-            name=name,
-            state=MemberState.ACTIVE,
-            oidc_sub=None,
-            password_hash=password_hash,
-            totp_secret_enc=None,
-            totp_pending_enc=None,
-            totp_last_step=None,
-            is_operator=True,
-            created_at=at,
-            updated_at=at,
-        )
-    )
-
-
 async def _change(tx: AsyncConnection, member_id: str, **values: object) -> None:
     expect_one(await tx.execute(update(MEMBER).where(_M.member_id == member_id).values(**values)))
 

@@ -11,7 +11,7 @@ from merchant_rpc.domain.errors import LinkInvalid
 from merchant_rpc.domain.member import email_digest
 from merchant_rpc.domain.one_time_link import LinkKind
 from merchant_rpc.domain.session import OPERATOR
-from merchant_rpc.store import people
+from merchant_rpc.store import members, people
 from merchant_rpc.usecases.actions import Actions, digest_of
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
 from mesh.call import NOBODY
@@ -66,14 +66,14 @@ class Operators:
         found = await people.find_by_email(tx, email_digest(email))
         if found is None:
             member_id = self._ids.new("MEM")
-            await people.insert_operator(
+            await members.insert_account(
                 tx,
                 member_id=member_id,
                 email=email,
-                email_digest=email_digest(email),
                 name=name,
                 password_hash=password_hash,
-                at=now,
+                now=now,
+                is_operator=True,
             )
         else:
             member_id = found.member_id
