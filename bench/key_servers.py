@@ -33,8 +33,8 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
-from mesh.policies import SCOPES
 from mesh.rate_limit import RateLimiter
+from mesh.scopes import SCOPES
 from mesh.server import MeshServer
 from mesh.token_issuers import MERCHANTS, OwnTokenSigner
 from mesh.worker import Worker

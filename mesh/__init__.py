@@ -38,6 +38,7 @@ Serving
     refusals        exceptions to statuses
     wire_errors     refusals on the wire and back
     call            the call that is being served
+    scopes          what keys and members of merchants may be allowed to do
     policies        what the contract declares of each method
     fingerprints    the meaning of a request for its idempotency key
     access          who may do what

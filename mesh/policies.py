@@ -18,24 +18,7 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.bounds import BoundMissing, request_bytes_max
 from mesh.call import Role
-
-# What keys and members of a merchant may be allowed to do.
-SCOPE_AREAS = (
-    "payments",
-    "refunds",
-    "orders",
-    "catalog",
-    "seckill",
-    "webhooks",
-    "events",
-    "reports",
-    "settings",
-    "members",
-    "keys",
-    "routing",
-    "limits",
-)
-SCOPES = frozenset(f"{area}:{right}" for area in SCOPE_AREAS for right in ("read", "write"))
+from mesh.scopes import SCOPES
 
 # The tenant of a caller whose token names none. Here, because every service must mean the same one.
 DEFAULT_MERCHANT = "mall"

@@ -25,7 +25,7 @@ from mesh.errors import TokenInvalid
 from mesh.files import Reloaded, fixed
 from mesh.ids import Ids
 from mesh.key_files import read_private_key
-from mesh.policies import SCOPES
+from mesh.scopes import SCOPES
 from mesh.signed_tokens import AUDIENCE, judge
 
 OWN_TYPE: Final = "paymesh-user+jwt"

@@ -9,25 +9,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from mesh.errors import InvalidArgument
+from mesh.scopes import SCOPE_AREAS
 
 MEMBERS_MAX = 50  # members and open invitations of one merchant
 
-# Areas of rights; a test compares them with those of the contract.
-AREAS = (
-    "payments",
-    "refunds",
-    "orders",
-    "catalog",
-    "seckill",
-    "webhooks",
-    "events",
-    "reports",
-    "settings",
-    "members",
-    "keys",
-    "routing",
-    "limits",
-)
 _EMAIL = re.compile(r"[^\s@\x00-\x1f\x7f<>,;\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,190}\.[A-Za-z0-9-]+")
 
 
@@ -56,9 +41,9 @@ def _rights(*, read: tuple[str, ...] = (), write: tuple[str, ...] = ()) -> froze
 
 
 _SCOPES = {
-    MemberRole.OWNER: _rights(write=AREAS),
+    MemberRole.OWNER: _rights(write=SCOPE_AREAS),
     MemberRole.ADMIN: _rights(
-        read=("members",), write=tuple(area for area in AREAS if area != "members")
+        read=("members",), write=tuple(area for area in SCOPE_AREAS if area != "members")
     ),
     MemberRole.DEVELOPER: _rights(
         read=("payments", "orders", "events"), write=("webhooks", "keys")

@@ -36,7 +36,7 @@ from mesh.db import Database
 from mesh.errors import InvalidArgument
 from mesh.ids import Ids
 from mesh.paging import PageTokens
-from mesh.policies import SCOPES
+from mesh.scopes import SCOPES
 from mesh.times import from_milliseconds, milliseconds
 
 REASON_CHARACTERS_MIN: Final = 3

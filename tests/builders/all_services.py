@@ -32,7 +32,7 @@ from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
 from mesh.jwks import Key, secret_key
 from mesh.paging import PageTokens
-from mesh.policies import SCOPES
+from mesh.scopes import SCOPES
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from mesh.token_issuers import CHECKOUT, ISSUERS, MERCHANTS, OPERATORS

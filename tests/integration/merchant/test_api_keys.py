@@ -25,7 +25,7 @@ from merchant_rpc.tables import ADMIN_ACTION, API_KEY
 from merchant_rpc.usecases.api_keys import ApiKeys, RotateApiKey
 from mesh.api_key_format import ApiKeyKind, is_well_formed, key_sha256
 from mesh.errors import InvalidArgument, PageTokenInvalid
-from mesh.policies import SCOPES
+from mesh.scopes import SCOPES
 from tests.builders.merchant_keys import PEPPERS, KeyWorld, key_world, member
 from tests.support.fakes import EPOCH
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.descriptor import MethodDescriptor
 from paymesh.options.v1 import options_pb2
 
-from mesh.policies import SCOPES
+from mesh.scopes import SCOPES
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from tests.builders.all_services import (

@@ -9,7 +9,6 @@ import pytest
 
 from merchant_rpc.domain.errors import MerchantStateInvalid, MerchantSuspended
 from merchant_rpc.domain.member import (
-    AREAS,
     MemberRole,
     email_digest,
     parse_email,
@@ -25,7 +24,7 @@ from merchant_rpc.domain.merchant import (
     sibling_id,
 )
 from mesh.errors import InvalidArgument
-from mesh.policies import SCOPE_AREAS, SCOPES
+from mesh.scopes import SCOPE_AREAS, SCOPES
 from tests.support.fakes import EPOCH
 
 S, V = MerchantState, Verb
@@ -125,15 +124,15 @@ def test_time_zones_are_those_of_the_world(name: str, is_one: bool) -> None:
 # --- roles ----------------------------------------------------------------------------------------
 
 
-def test_the_areas_of_rights_are_those_of_the_contract() -> None:
-    assert AREAS == SCOPE_AREAS
+def test_an_owner_has_every_right_of_the_contract() -> None:
+    assert MemberRole.OWNER.scopes == SCOPES
 
 
 @pytest.mark.parametrize(
     ("role", "writes", "reads"),
     [
-        (MemberRole.OWNER, set(AREAS), set()),
-        (MemberRole.ADMIN, set(AREAS) - {"members"}, {"members"}),
+        (MemberRole.OWNER, set(SCOPE_AREAS), set()),
+        (MemberRole.ADMIN, set(SCOPE_AREAS) - {"members"}, {"members"}),
         (MemberRole.DEVELOPER, {"webhooks", "keys"}, {"payments", "orders", "events"}),
         (MemberRole.SUPPORT, {"orders", "refunds"}, {"payments", "events"}),
         (MemberRole.FINANCE, {"refunds"}, {"payments", "reports"}),
