@@ -5,17 +5,13 @@ and every second factor.
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from mesh.files import write_draft
 from mesh.key_files import read_private_key
 from mesh.token_issuers import OPERATORS
+from paymesh_cli.new_keys import create_key_pair, create_once
 
 _KEY_BYTES = 32
 _PUBLIC_FILE = 0o644
@@ -45,35 +41,7 @@ def ensure_people_keys(directory: Path) -> PeopleKeyFiles:
         totp=directory / "totp.keys",
     )
     directory.mkdir(parents=True, exist_ok=True)
-    private = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    _create_once(files.operator, private)
-    # always of the file: an earlier run may have left only the private half
-    public = read_private_key(files.operator).public_key()
-    _create_once(
-        files.operator_public,
-        public.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ),
-        mode=_PUBLIC_FILE,
-    )
-    _create_once(files.totp, f"1:{secrets.token_hex(_KEY_BYTES)}\n".encode())
+    create_key_pair(files.operator, files.operator_public, public_mode=_PUBLIC_FILE)
+    read_private_key(files.operator)  # that of an earlier run may be anything
+    create_once(files.totp, f"1:{secrets.token_hex(_KEY_BYTES)}\n".encode())
     return files
-
-
-def _create_once(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Writes a file in one step unless there is one. The link fails where another process was
-    quicker.
-    """
-    if path.exists():
-        return
-    draft = write_draft(path, content, mode=mode)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

@@ -16,16 +16,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from mesh.files import PRIVATE_FILE, replace_file, write_draft
+from mesh import token_issuers as issuers
+from mesh.files import PRIVATE_FILE, replace_file
+from paymesh_cli.new_keys import create_key_pair, create_once
 
 PRIVATE_DIRECTORY = 0o700
 # processes with a caller key of their own; the gateway exchanges API keys with it
 CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc", "gateway")
-# signs the tokens of operators; merchant_rpc alone has the private half
-OPERATORS = "operators"
+# its key signs the tokens of operators; merchant_rpc alone has the private half
+OPERATORS = issuers.OPERATORS.key_id
 SECRETS = (
     "user_token",
     "page_token",
@@ -141,32 +140,15 @@ class Installation:
                 directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
                 directory.chmod(PRIVATE_DIRECTORY)
             for name in SECRETS:
-                _create_once(self.secret_file(name), secrets.token_hex(_SECRET_BYTES).encode())
-            _create_once(self.pepper_file, f"1:{secrets.token_hex(_SECRET_BYTES)}\n".encode())
+                _create_private(self.secret_file(name), secrets.token_hex(_SECRET_BYTES).encode())
+            _create_private(self.pepper_file, f"1:{secrets.token_hex(_SECRET_BYTES)}\n".encode())
             for service in (*CALLERS, OPERATORS):
-                self._make_key_pair(service)
+                private, public = self.caller_key_file(service), self.public_key_file(service)
+                create_key_pair(private, public)
+                private.chmod(PRIVATE_FILE)
         except OSError as problem:
             raise InstallationUnusable(f"{self.var_dir}: {problem}") from problem
         return self
-
-    def _make_key_pair(self, service: str) -> None:
-        private = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        _create_once(self.caller_key_file(service), private)
-        # always derived from the file: a crash may have left only the private half
-        if not self.public_key_file(service).exists():
-            key = serialization.load_pem_private_key(
-                self.caller_key_file(service).read_bytes(), password=None
-            )
-            _create_once(
-                self.public_key_file(service),
-                key.public_key().public_bytes(
-                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-                ),
-            )
 
     def lock(self) -> int:
         """Locks the installation for this process until it ends, in any way. Returns the open file
@@ -224,17 +206,7 @@ class Installation:
             return None  # starting, or written by another version
 
 
-def _create_once(path: Path, content: bytes) -> None:
-    """Writes a private file atomically unless it exists. The link makes it appear complete, and
-    fails when another process was faster.
-    """
-    if path.exists():
-        path.chmod(PRIVATE_FILE)
-        return
-    draft = write_draft(path, content)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
+def _create_private(path: Path, content: bytes) -> None:
+    """Writes a private file unless it exists, and takes permissions away that are too open."""
+    create_once(path, content)
+    path.chmod(PRIVATE_FILE)
