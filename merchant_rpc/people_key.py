@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mesh.files import Reloaded, fixed
+from mesh.secret_files import read_named_secrets
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -99,18 +100,11 @@ def _code(key: bytes, text: str) -> str:
 
 def read_keys(path: Path) -> dict[str, bytes]:
     """The keys of a file by id, the newest first. Raises as `PeopleKey.of_file`."""
-    keys: dict[str, bytes] = {}
-    for number, line in enumerate(path.read_text(encoding="ascii").split("\n"), 1):
-        text = line.strip()
-        if not text:
-            continue
-        found = _LINE.fullmatch(text)
-        if found is None:
-            raise ValueError(f"{path}: line {number} is not id:hex of {KEY_BYTES} bytes")
-        key_id = found[1] or _FIRST_ID
-        if key_id in keys:
-            raise ValueError(f"{path}: line {number} has the id of another line")
-        keys[key_id] = bytes.fromhex(found[2])
-    if not keys:
-        raise ValueError(f"{path} has no key")
-    return keys
+    return read_named_secrets(path, _read_line, noun="key")
+
+
+def _read_line(text: str) -> tuple[str, bytes]:
+    found = _LINE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"is not id:hex of {KEY_BYTES} bytes")
+    return found[1] or _FIRST_ID, bytes.fromhex(found[2])

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from mesh.api_key_format import stored_digest
 from mesh.files import Reloaded, fixed
+from mesh.secret_files import read_named_secrets
 
 PEPPER_BYTES_MIN: Final = 32
 _LINE: Final = re.compile(r"([a-z0-9]{1,16}):([0-9a-f]{2,1024})", re.ASCII)
@@ -48,19 +49,13 @@ class Peppers:
 
 def read_peppers(path: Path) -> dict[str, bytes]:
     """The peppers of a file by id, the newest first. Raises as `Peppers.of_file`."""
-    peppers: dict[str, bytes] = {}
-    for number, line in enumerate(path.read_text(encoding="ascii").split("\n"), 1):
-        text = line.strip()
-        if not text:
-            continue
-        found = _LINE.fullmatch(text)
-        if found is None or len(found[2]) % 2:
-            raise ValueError(f"{path}: line {number} is not id:hex")
-        if len(found[2]) < 2 * PEPPER_BYTES_MIN:
-            raise ValueError(f"{path}: line {number} has fewer than {PEPPER_BYTES_MIN} bytes")
-        if found[1] in peppers:
-            raise ValueError(f"{path}: line {number} has the id of another line")
-        peppers[found[1]] = bytes.fromhex(found[2])
-    if not peppers:
-        raise ValueError(f"{path} has no pepper")
-    return peppers
+    return read_named_secrets(path, _read_line, noun="pepper")
+
+
+def _read_line(text: str) -> tuple[str, bytes]:
+    found = _LINE.fullmatch(text)
+    if found is None or len(found[2]) % 2:
+        raise ValueError("is not id:hex")
+    if len(found[2]) < 2 * PEPPER_BYTES_MIN:
+        raise ValueError(f"has fewer than {PEPPER_BYTES_MIN} bytes")
+    return found[1], bytes.fromhex(found[2])

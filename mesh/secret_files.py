@@ -5,7 +5,7 @@ Secrets are files, because environments are inherited.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
@@ -34,6 +34,35 @@ def read_secrets(path: Path) -> tuple[bytes, ...]:
     if not secrets_ or any(len(secret) < SECRET_BYTES_MIN for secret in secrets_):
         raise ValueError(f"{path}: a secret has at least {SECRET_BYTES_MIN} bytes")
     return tuple(secrets_)
+
+
+def read_named_secrets(
+    path: Path, read_line: Callable[[str], tuple[str, bytes]], *, noun: str
+) -> dict[str, bytes]:
+    """The secrets in a file with one line for each, by id, in the order of the lines.
+
+    Args:
+        read_line: id and secret of a line; raises ValueError that says what is wrong with it.
+        noun: what the file holds, for the text of an error.
+
+    Raises:
+        ValueError: no secret, a line that `read_line` refuses, or two with one id.
+        OSError: the file cannot be read.
+    """
+    found: dict[str, bytes] = {}
+    for number, line in enumerate(path.read_text(encoding="ascii").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            name, secret = read_line(line.strip())
+        except ValueError as problem:
+            raise ValueError(f"{path}: line {number} {problem}") from None
+        if name in found:
+            raise ValueError(f"{path}: line {number} has the id of another line")
+        found[name] = secret
+    if not found:
+        raise ValueError(f"{path} has no {noun}")
+    return found
 
 
 def read_password(path: Path) -> str:
