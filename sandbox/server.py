@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from typing import Literal
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from mesh.http_server import HttpServer
 
@@ -30,13 +32,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: Starlette) -> HttpServer:
+def make_server(
+    app: ASGIApp, *, http: type[asyncio.Protocol] | Literal["auto"] = "auto"
+) -> HttpServer:
     """A server of `app`; run it with `serve(sockets=[listener])`. No access log: cashier addresses
     are credentials.
+
+    Args:
+        http: uvicorn's class of a connection, or one derived from it.
     """
     return HttpServer(
         uvicorn.Config(
             app,
+            http=http,
             lifespan="off",
             ws="none",
             access_log=False,
