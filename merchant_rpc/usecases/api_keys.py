@@ -34,6 +34,7 @@ from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument
+from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.paging import PageTokens
 from mesh.scopes import SCOPES
@@ -117,7 +118,9 @@ class ApiKeys:
                 created_at=now,
             )
 
-        return await self._db.run(self._create, request, key_of, caller)
+        made = await self._db.run(self._create, request, key_of, caller)
+        failpoint("merchant.key_create.after_commit")
+        return made
 
     async def list(
         self, *, merchant_id: str, page_size: int, page_token: str
@@ -150,7 +153,9 @@ class ApiKeys:
         Raises:
             ApiKeyNotFound: the merchant has no such key.
         """
-        return await self._db.run(self._revoke, merchant_id, key_id, reason, caller)
+        key = await self._db.run(self._revoke, merchant_id, key_id, reason, caller)
+        failpoint("merchant.key_revoke.after_commit")
+        return key
 
     async def rotate(self, request: RotateApiKey, caller: Caller) -> tuple[ApiKey, str]:
         """A key with the rights of another one, which ends after `overlap`, at once without.
@@ -158,7 +163,9 @@ class ApiKeys:
         Raises:
             ApiKeyNotFound: the merchant has no such key that lives. Besides, as `create`.
         """
-        return await self._db.run(self._rotate, request, caller)
+        made = await self._db.run(self._rotate, request, caller)
+        failpoint("merchant.key_rotate.after_commit")
+        return made
 
     async def _create(
         self,
@@ -171,6 +178,7 @@ class ApiKeys:
         _check_reason(request.reason, merchant)
         key, text = await self._insert(tx, key_of(merchant))
         await self._record(tx, "CreateApiKey", key, request.reason, caller)
+        failpoint("merchant.key_create.before_commit")
         return key, text
 
     async def _revoke(
@@ -185,6 +193,7 @@ class ApiKeys:
         key = replace(key, revoked_at=self._clock.now(), revoked_by=caller.subject)
         await api_keys.end(tx, key)
         await self._record(tx, "RevokeApiKey", key, reason, caller)
+        failpoint("merchant.key_revoke.before_commit")
         return key
 
     async def _rotate(
@@ -215,6 +224,7 @@ class ApiKeys:
         )
         key, text = await self._insert(tx, fresh)
         await self._record(tx, "RotateApiKey", key, request.reason, caller, instead_of=ended)
+        failpoint("merchant.key_rotate.before_commit")
         return key, text
 
     async def _merchant_that_sells(self, tx: AsyncConnection, merchant_id: str) -> Merchant:

@@ -25,6 +25,7 @@ from merchant_rpc.usecases.login_attempts import (
 from merchant_rpc.usecases.second_factor import SecondFactor
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.failpoints import failpoint
 from mesh.limits import network_of
 
 # From an address where a person was logged in within this time, others' attempts on his account do
@@ -95,6 +96,7 @@ class Logins:
         result = await self._db.run(self._finish, command, begun, person, new_hash)
         if isinstance(result, TotpRequired):
             raise result
+        failpoint("merchant.log_in.after_commit")
         return result
 
     async def _begin(self, tx: AsyncConnection, command: CreateSession) -> _Begun:
@@ -140,6 +142,8 @@ class Logins:
         await self._attempts.take_back(tx, (begun.address,))
         if new_hash != person.password_hash:
             await people.set_password(tx, person.member_id, new_hash, at=self._clock.now())
-        return await self._grants.begin(
+        granted = await self._grants.begin(
             tx, person, wanted=command.merchant_id, client_address=command.client_address
         )
+        failpoint("merchant.log_in.before_commit")
+        return granted

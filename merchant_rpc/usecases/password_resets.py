@@ -26,6 +26,7 @@ from merchant_rpc.usecases.one_time_links import OneTimeLinks
 from mesh.call import NOBODY
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.failpoints import failpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class PasswordResets:
         await self._db.read(self._links.peek, LinkKind.PASSWORD_RESET, command.token)
         password_hash = await self._passwords.hash(command.password)
         await self._db.run(self._reset, command, password_hash, address)
+        failpoint("merchant.reset.after_commit")
 
     async def _send(self, tx: AsyncConnection, digest: str) -> None:
         person = await people.find_by_email(tx, digest)
@@ -125,3 +127,4 @@ class PasswordResets:
             target=person.member_id,
             actor=MEMBER + person.member_id,
         )
+        failpoint("merchant.reset.before_commit")
