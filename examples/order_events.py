@@ -115,7 +115,7 @@ class Consumer:
             self._cursor, held, *_ = await self._redis.xautoclaim(
                 TOPIC, GROUP, self._name, TAKE_OVER_MILLISECONDS, self._cursor, count=BATCH
             )
-            new = await self._redis.xreadgroup(
+            new: Any = await self._redis.xreadgroup(
                 GROUP, self._name, {TOPIC: ">"}, count=BATCH, block=block_milliseconds
             )
         except ResponseError as error:

@@ -45,7 +45,7 @@ PAYMENT = payment_pb2.Payment(
     version=3,
 )
 SCHEMA = load_schema()
-FIELD_RULES = descriptor_pool.Default().FindExtensionByName("buf.validate.field")
+FIELD_RULES: Any = descriptor_pool.Default().FindExtensionByName("buf.validate.field")
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 

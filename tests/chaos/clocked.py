@@ -44,6 +44,6 @@ class _Offset:
 
 if __name__ == "__main__":
     offset = _Offset()
-    SystemClock.now = offset.as_method()  # type: ignore[method-assign]
+    SystemClock.now = offset.as_method()  # type: ignore[assignment,method-assign]
     signal.signal(signal.SIGUSR2, offset.read)
     importlib.import_module(f"{sys.argv[1]}.__main__").main()

@@ -8,12 +8,14 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pymysql
 import redis
 
 from tests.chaos.links import Link
 from tests.chaos.mesh import ChaosMesh, until
+from tools.processes import Process
 from tools.servers import Redis
 
 CLOCK_SECONDS_MAX = 600
@@ -31,6 +33,10 @@ class Episode:
     name: str
     began: float
     ended: float
+
+
+def _has_ended(process: Process) -> bool:
+    return process.returncode is not None
 
 
 @dataclass
@@ -218,7 +224,7 @@ class Faults:
         for name in self.mesh.servers:
             process = self.mesh.running[name]
             process.signal(signal.SIGTERM)
-            await until(lambda process=process: process.returncode is not None, f"end of {name}")
+            await until(partial(_has_ended, process), f"end of {name}")
             assert process.returncode == 0, (
                 f"{name} was asked to stop and ended with "
                 f"{process.returncode}\n{process.log_tail()}"

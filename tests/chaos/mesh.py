@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class ChaosMesh(MeshProcesses):
         """
         for name in names:
             await until(
-                lambda name=name: self._is_well(name),
+                partial(self._is_well, name),
                 f"health of {name}",
                 seconds=START_SECONDS_MAX,
             )

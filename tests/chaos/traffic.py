@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import httpx
@@ -158,9 +159,7 @@ class Traffic:
         for order_id, buyer in self._at_cashier.items():
             try:
                 await until(
-                    lambda order_id=order_id, buyer=buyer: self._is_paid_at_cashier(
-                        order_id, buyer
-                    ),
+                    partial(self._is_paid_at_cashier, order_id, buyer),
                     order_id,
                     seconds=CASHIER_SECONDS,
                 )
@@ -217,7 +216,7 @@ class Traffic:
         merchant = "clerk"
         self._sku_id, self._sale_sku_id = f"MUG-{self._run}", f"SALE-{self._run}"
         for sku_id in (self._sku_id, self._sale_sku_id):
-            await until(lambda sku_id=sku_id: self._creates(sku_id), f"product {sku_id}")
+            await until(partial(self._creates, sku_id), f"product {sku_id}")
         activity = await self._final(
             "sale",
             "POST",
@@ -231,6 +230,7 @@ class Traffic:
                 "ends_at": _in_hours(10),
             },
         )
+        assert activity is not None, "the flash sale was not made in time"
         path = f"/api/v1/seckill/activities/{_data(activity)['activity_id']}"
         await self._final("sale", "POST", f"{path}/publish", merchant, {})
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from mesh.secret_files import read_secret
+from paymesh_cli.supervisor.health import Probe
 from paymesh_cli.supervisor.installation import Installation
 from paymesh_cli.supervisor.plan import plan_mesh
 from paymesh_cli.supervisor.processes import ProcessPlan
@@ -57,6 +59,10 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _is_well(probe: Probe) -> bool:
+    return asyncio.run(probe()) == ""
 
 
 def wait_until(
@@ -267,8 +273,7 @@ class MeshProcesses:
     def wait_ready(self, *names: str) -> None:
         """Waits until processes (all without names) are well."""
         for name in names or tuple(self.running):
-            plan = self._plans[name]
-            self.running[name].wait_for(lambda plan=plan: asyncio.run(plan.probe()) == "", "health")
+            self.running[name].wait_for(partial(_is_well, self._plans[name].probe), "health")
 
     def arm(self, name: str, points: str) -> None:
         """Arms crash points of a process that runs, in the words of `failpoints`; returns when they
@@ -285,7 +290,7 @@ class MeshProcesses:
     def stop(self) -> None:
         """SIGTERM to all at once, and their ends; each must end well."""
         for process in self.running.values():
-            process.signal(15)
+            process.signal(signal.SIGTERM)
         codes = {name: process.wait() for name, process in self.running.items()}
         assert set(codes.values()) <= {0}, codes
 

@@ -23,7 +23,7 @@ def _shift_clock(shift: timedelta) -> None:
     def shifted(clock: SystemClock) -> datetime:
         return now(clock) + shift
 
-    SystemClock.now = shifted  # type: ignore[method-assign]  # the process under test has no other clock
+    SystemClock.now = shifted  # type: ignore[assignment,method-assign]  # the process under test has no other clock
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ async def _order_rpc_dies(sale: Sale) -> None:
 async def _zombie(sale: Sale) -> None:
     zombie = sale.stage.running[A]
     await sale.progress(0.1)
-    zombie.signal(19)  # SIGSTOP
+    zombie.signal(signal.SIGSTOP)
     try:
         # longer than an entry may be idle before somebody takes it over
         end = time.monotonic() + 2.5
@@ -143,7 +144,7 @@ async def _zombie(sale: Sale) -> None:
         await sale.rebuild(B)
         await until(lambda: time.monotonic() > end, "end of the sleep")
     finally:
-        zombie.signal(18)  # SIGCONT
+        zombie.signal(signal.SIGCONT)
         sale.fronts = [A, B]
 
 

@@ -275,7 +275,8 @@ class Invariants:
         with self._stage.stock() as stock:
             meta: Any = stock.hgetall(sale.keys.meta)
             users: Any = stock.hgetall(sale.keys.users)
-            length, views = stock.xlen(sale.keys.queue), {}
+            length = stock.xlen(sale.keys.queue)
+            views: dict[str, Any] = {}
             pending: Any = stock.xpending(sale.keys.queue, GROUP)
             for start in range(0, len(sale.users), _CHUNK):
                 some = sale.users[start : start + _CHUNK]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -311,9 +312,7 @@ async def _expiry(stage: SeckillProcesses, seed: int, _size: int) -> None:
                 "UPDATE orders SET expires_at = created_at WHERE order_id = :order_id",
                 order_id=order_id,
             )
-            await sale.reached(
-                lambda order_id=order_id: _is_back(sale, order_id), "unit that comes back"
-            )
+            await sale.reached(partial(_is_back, sale, order_id), "unit that comes back")
             told = await sale.result(user)
             assert told is not None, user
             assert told.status == 2, told
@@ -511,7 +510,7 @@ async def _ask(sale: Sale, count: int) -> dict[str, int]:
     numbers = iter(range(count))
     request = seckill_pb2.SeckillActionRequest(sku_id=sale.sku_id).SerializeToString()
     async with contextlib.AsyncExitStack() as stack:
-        calls = []
+        calls: list[Any] = []
         for name in BACKS:
             channel = await stack.enter_async_context(
                 grpc.aio.insecure_channel(sale.stage.addresses[name])

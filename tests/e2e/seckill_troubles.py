@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import time
 
 from redis.exceptions import RedisError
@@ -122,7 +123,7 @@ async def _wrong_type(sale: Sale) -> None:
 async def _frozen_redis(sale: Sale) -> None:
     await sale.progress(0.15)
     frozen = sale.stage.redis.process
-    frozen.signal(19)  # SIGSTOP
+    frozen.signal(signal.SIGSTOP)
     try:
         start = time.monotonic()
         told = await sale.click_once("patient", "p")
@@ -132,7 +133,7 @@ async def _frozen_redis(sale: Sale) -> None:
             )
         await until(lambda: time.monotonic() - start > 5, "end of the stop")
     finally:
-        frozen.signal(18)  # SIGCONT
+        frozen.signal(signal.SIGCONT)
 
 
 @during("cancelled before the result was published", expected=Expected(loses_places=False))

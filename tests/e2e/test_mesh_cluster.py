@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,11 +87,14 @@ class Cluster:
         )
         return {f"{entry['ServiceAddress']}:{entry['ServicePort']}" for entry in answer.json()}
 
+    def passes(self, service: str, expected: set[str]) -> bool:
+        return self.passing(service) == expected
+
     def wait_passing(self) -> None:
         for service in SERVERS:
             expected = set(self.mesh.plan.running.grpc[service])
             wait_until(
-                lambda service=service, expected=expected: self.passing(service) == expected,
+                partial(self.passes, service, expected),
                 f"replicas of {service} passing in Consul",
             )
 

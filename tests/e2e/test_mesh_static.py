@@ -308,7 +308,9 @@ def test_a_killed_service_comes_back_and_ctrl_c_leaves_no_process(
         ),
         "answer of the new order_rpc",
     )
-    assert mesh.installation.running().pids["order_rpc"] != order_rpc
+    now = mesh.installation.running()
+    assert now is not None
+    assert now.pids["order_rpc"] != order_rpc
 
     assert mesh.up.interrupt() == 0
     mesh.up.assert_no_survivors(timeout_seconds=0.5)

@@ -22,7 +22,7 @@ class Mesh:
         self.installation = Installation(var_dir)
         self._processes = processes
         self.env = {**FREE_PORTS, "PAYMESH_VAR_DIR": str(var_dir)}
-        self.up: Process | None = None
+        self.up: Process
 
     def start(self) -> RunningMesh:
         self.up = self._processes.command(str(BIN / "paymesh"), "up", env=self.env)

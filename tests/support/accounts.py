@@ -55,7 +55,7 @@ async def opened(url: str, **options: Any) -> AsyncIterator[Database]:
         await db.close()
 
 
-async def open_account(tx: AsyncConnection, account_id: str = "a", **values: Any) -> None:
+async def open_account(tx: AsyncConnection, /, account_id: str = "a", **values: Any) -> None:
     await tx.execute(
         insert(ACCOUNT).values(
             **{

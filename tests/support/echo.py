@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -98,6 +98,11 @@ class Stub:
                     _registered_method=True,
                 ),
             )
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, method: str) -> Any:
+            """Each method of the service; a type checker cannot know their names."""
 
 
 class Echo:

@@ -40,12 +40,19 @@ def verified(
     channel: SandboxChannel, request: tuple[dict[str, str], bytes], clock: FakeClock
 ) -> ChannelFact:
     headers, body = request
-    return channel.verify_callback(
+    return of_payment(
+        channel,
         body=body,
         timestamp=headers["x-channel-timestamp"],
         signature=headers["x-channel-signature"],
         now=clock.now(),
     )
+
+
+def of_payment(channel: SandboxChannel, **callback: Any) -> ChannelFact:
+    fact = channel.verify_callback(**callback)
+    assert isinstance(fact, ChannelFact)
+    return fact
 
 
 @pytest.mark.parametrize("number", ["4242424242424242", "4000000000009995", "4000000000000119"])
@@ -316,7 +323,7 @@ def callback(
 
 
 def test_a_genuine_callback_is_read(adapter: SandboxChannel, clock: FakeClock) -> None:
-    fact = adapter.verify_callback(**callback(clock))
+    fact = of_payment(adapter, **callback(clock))
     assert (fact.attempt_id, fact.status, fact.amount, fact.trade_no, fact.occurred_at) == (
         "ATT1",
         ChannelStatus.CAPTURED,
@@ -410,7 +417,7 @@ def test_a_signed_timestamp_that_is_no_timestamp_is_refused(
 def test_a_genuine_callback_that_makes_no_sense_is_unknown(
     adapter: SandboxChannel, clock: FakeClock, change: dict[str, Any]
 ) -> None:
-    fact = adapter.verify_callback(**callback(clock, **change))
+    fact = of_payment(adapter, **callback(clock, **change))
     assert (fact.attempt_id, fact.status, fact.amount) == ("ATT1", ChannelStatus.UNKNOWN, None)
 
 

@@ -199,7 +199,7 @@ def shop(
     ],
 )
 async def test_a_refund_that_is_accepted_is_decided_later_and_told(
-    shop: Shop, card: str, amount: int, told: list[str]
+    shop: Shop, card: str, amount: int, told: list[RefundChannelStatus]
 ) -> None:
     price = Money(amount, "CNY")
     await charge(shop.channel, number=card, amount=price)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -277,7 +278,8 @@ def issue(folder: Path, name: str, *, issuer: Party | None = None) -> Party:
     """Makes a certificate for the DNS name `name`; without an issuer an authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    signer, signed_by = key, subject
+    signer: Any = key
+    signed_by = subject
     if issuer is not None:
         signer = serialization.load_pem_private_key(issuer.key_file.read_bytes(), None)
         signed_by = x509.load_pem_x509_certificate(issuer.cert_file.read_bytes()).subject

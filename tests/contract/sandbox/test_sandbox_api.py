@@ -36,7 +36,7 @@ from tests.support.sandbox_server import (
 async def test_nobody_gets_in_without_the_key(
     running: RunningSandbox, authorization: str | None
 ) -> None:
-    headers = {} if authorization is None else {"authorization": authorization.encode()}
+    headers = [] if authorization is None else [(b"authorization", authorization.encode())]
     async with httpx.AsyncClient(base_url=running.base_url, trust_env=False) as client:
         for method, path in (
             ("POST", "/v1/charges"),

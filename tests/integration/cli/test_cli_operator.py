@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -52,7 +53,7 @@ def token_of(result: Result) -> str:
 def test_a_link_is_printed_and_what_was_done_is_written_down(var_dir: Path) -> None:
     token = token_of(run(var_dir, "add", f" {ROOT_EMAIL.upper()}"))
 
-    async def actions() -> list[object]:
+    async def actions() -> list[Any]:
         db = open_patiently(url(var_dir), metadata)
         async with db.engine.connect() as connection:
             found = (await connection.execute(select(ADMIN_ACTION))).all()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.payment.v1 import payment_pb2
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -344,7 +345,7 @@ async def test_a_defect_of_a_server_is_500_with_a_trace_id_and_nothing_else(worl
 async def test_an_answer_that_json_cannot_hold_is_500(world: World) -> None:
     async def timeless(_request: Any, _context: Any) -> Any:
         return payment_pb2.GetPaymentResponse(
-            payment=payment_pb2.Payment(created_at={"seconds": 10**15})
+            payment=payment_pb2.Payment(created_at=Timestamp(seconds=10**15))
         )
 
     world.shop.does["GetPayment"] = timeless
@@ -390,7 +391,7 @@ async def test_two_buyers_behind_one_address_have_a_share_each(world: World) -> 
 
 
 async def test_a_header_that_fills_a_field_stands_once(world: World) -> None:
-    click = {
+    click: dict[str, Any] = {
         "json": {"sku_id": "A"},
         "headers": [
             ("authorization", f"Bearer {world.token()}"),

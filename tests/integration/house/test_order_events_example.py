@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -45,7 +46,8 @@ async def test_each_event_is_printed_once_although_it_is_sent_twice_and_its_read
     # Somebody read everything and died before he wrote anything.
     assert await redis.xreadgroup(GROUP, "dead", {TOPIC: ">"}, count=100)
     await redis.xautoclaim(TOPIC, GROUP, "a", 0, "0-0", count=100)
-    for entry in await redis.xrange(TOPIC):
+    entries: Any = await redis.xrange(TOPIC)
+    for entry in entries:
         await redis.xadd(TOPIC, entry[1])  # the relay sent all of them again
     lines = await consumer.run_once(block_milliseconds=1)
     assert sorted(line.split()[1] for line in lines) == [

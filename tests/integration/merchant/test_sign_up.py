@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -222,7 +223,7 @@ async def test_a_network_shows_thirty_links_an_hour(shops: MerchantWorld) -> Non
     ],
 )
 async def test_what_does_not_exist_is_refused_before_anything_is_written(
-    shops: MerchantWorld, field: str, value: str
+    shops: MerchantWorld, field: str, value: Any
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
         await shops.sign_up(**{field: value})

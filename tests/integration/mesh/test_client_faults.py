@@ -105,7 +105,8 @@ async def test_no_call_that_may_be_repeated_fails_when_a_replica_is_lost(
 async def test_calls_that_are_under_way_go_to_the_other_replica(
     world: World, fault: Callable[[FaultProxy], None]
 ) -> None:
-    entered, release, held = asyncio.Event(), asyncio.Event(), []
+    entered, release = asyncio.Event(), asyncio.Event()
+    held: list[bool] = []
 
     async def hold_the_first(_request: Any, _context: Any) -> None:
         if not held:

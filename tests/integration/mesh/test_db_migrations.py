@@ -300,9 +300,5 @@ async def test_automatic_refunds_leave_the_ids_of_callers_and_planted_ones_stay_
         await connection.run_sync(
             lambda sync: command.downgrade(migrations._config("payment_rpc", sync), "0008")
         )
-        assert (
-            dict(
-                (await connection.execute(text("SELECT refund_id, request_id FROM refund"))).all()
-            )["RF2"]
-            == "auto:ATT2"
-        )
+        after = await connection.execute(text("SELECT refund_id, request_id FROM refund"))
+        assert {row.refund_id: row.request_id for row in after}["RF2"] == "auto:ATT2"

@@ -130,7 +130,7 @@ async def test_conditional_updates_lose_nothing_and_the_losers_hear_of_it(db: Da
 async def test_a_stale_row_runs_the_transaction_again_and_gives_up_after_a_few_times(
     db: Database,
 ) -> None:
-    runs = []
+    runs: list[int] = []
 
     async def always_stale(tx: AsyncConnection) -> None:
         await open_account(tx, f"a{len(runs)}")
@@ -250,20 +250,21 @@ async def test_a_constraint_is_told_by_its_name(
     assert await accounts(db) == ["a"]
 
 
+async def change(tx: AsyncConnection, /, **values: Any) -> None:
+    await tx.execute(update(ACCOUNT).where(ACCOUNT.c.account_id == "b").values(**values))
+
+
 async def test_an_update_names_its_constraint_too(db: Database) -> None:
     for name in ("a", "b"):
         await db.run(open_account, name)
-    for values, name in (
+    several: list[tuple[dict[str, Any], str]] = [
         ({"owner": "a"}, "uq_account_owner"),
         ({"account_id": "a"}, "pk_account"),
         ({"balance": -1}, "ck_account_balance"),
-    ):
+    ]
+    for values, name in several:
         with pytest.raises(ConstraintViolated) as violated:
-            await db.run(
-                lambda tx, values=values: tx.execute(
-                    update(ACCOUNT).where(ACCOUNT.c.account_id == "b").values(**values)
-                )
-            )
+            await db.run(change, **values)
         assert violated.value.name == name
 
 

@@ -72,7 +72,8 @@ async def test_a_consumer_reads_the_fields_of_the_contract(redis_url: str, db: D
             outbox.put, message(destination=destination(TOPIC), tag="PAYMENT_SUCCEEDED"), message(2)
         )
         assert await relay.run_once() == 1  # what goes to order_rpc is not for streams
-        [(_, fields)] = await redis.xrange(TOPIC)
+        entries: Any = await redis.xrange(TOPIC)
+        [(_, fields)] = entries
         assert set(fields) == {b"event_id", b"tag", b"payload", b"trace_id"}
         assert (fields[b"event_id"], fields[b"tag"], fields[b"trace_id"]) == (
             b"EVT001",
@@ -119,7 +120,8 @@ async def test_a_frozen_redis_is_given_up_after_a_moment_and_is_sent_nothing_twi
         finally:
             own_redis.process.signal(signal.SIGCONT)
         await target.send(message(2))
-        ids = [fields[b"event_id"] for _, fields in await redis.xrange(TOPIC)]
+        entries: Any = await redis.xrange(TOPIC)
+        ids = [fields[b"event_id"] for _, fields in entries]
         assert ids in ([b"EVT002"], [b"EVT001", b"EVT002"])  # the lost one may stand there, once
 
 

@@ -94,7 +94,12 @@ async def test_another_request_with_the_key_is_refused_and_the_differing_fields_
     db: Database,
 ) -> None:
     await claim(db)
-    for changes in ({"amount": "200"}, {"amount": "200", "order_id": "ORD2"}, {"currency": "USD"}):
+    several: list[dict[str, Any]] = [
+        {"amount": "200"},
+        {"amount": "200", "order_id": "ORD2"},
+        {"currency": "USD"},
+    ]
+    for changes in several:
         with pytest.raises(IdempotencyKeyReused) as refused:
             await find(db, **changes)
         assert set(refused.value.fields) == set(changes)
@@ -133,7 +138,8 @@ async def test_the_longest_key_fits(db: Database) -> None:
 async def test_of_two_first_calls_at_once_one_works_and_the_other_finds_its_receipt(
     db: Database,
 ) -> None:
-    both, worked = asyncio.Barrier(2), []
+    both = asyncio.Barrier(2)
+    worked: list[str] = []
 
     async def call(tx: AsyncConnection, name: str) -> str:
         record = await idempotency.find(tx, KEY, fingerprint=FIRST)

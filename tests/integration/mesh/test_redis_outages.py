@@ -194,7 +194,9 @@ async def test_a_consumer_that_is_blocked_at_the_old_primary_goes_to_the_new_one
         for server in two:
             with blocking.Redis(port=server.port) as administrator:
                 administrator.xgroup_create("line", "group", mkstream=True)
-        waiting = asyncio.create_task(client.xreadgroup("group", "me", {"line": ">"}, block=1000))
+        waiting: Any = asyncio.ensure_future(
+            client.xreadgroup("group", "me", {"line": ">"}, block=1000)
+        )
         await eventually(lambda: any(connection.is_usable for connection in idle(client)))
         demote(old, new)
         proxy.target_port = new.port
@@ -225,7 +227,7 @@ async def test_a_blocked_consumer_and_the_subscription_hear_again_after_their_co
             for number in range(2):
                 await asyncio.wait_for(wakeups.subscribed.wait(), 10)
                 await client.xgroup_create(f"line{number}", "group", mkstream=True)
-                blocked = asyncio.create_task(
+                blocked: Any = asyncio.ensure_future(
                     client.xreadgroup("group", "me", {f"line{number}": ">"}, block=1000)
                 )
                 await eventually(

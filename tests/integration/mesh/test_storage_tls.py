@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -103,7 +104,7 @@ async def cipher(tx: AsyncConnection) -> str:
     return str((await tx.execute(text("SHOW STATUS LIKE 'Ssl_cipher'"))).one()[1])
 
 
-def database_url(server: MariaDB, **settings: Path) -> str:
+def database_url(server: MariaDB, **settings: Any) -> str:
     """The URL as a process with these settings gets it."""
     return MeshSettings(database_url=server.create_database(), **settings).database_url
 
@@ -241,7 +242,7 @@ async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(
     secure_redis: tuple[Redis, int], ours: CertificateFiles, others: CertificateFiles
 ) -> None:
     _, port = secure_redis
-    files = {
+    files: dict[str, Any] = {
         "redis_tls_ca_file": ours.ca,
         "redis_tls_cert_file": ours.cert,
         "redis_tls_key_file": ours.key,
@@ -272,7 +273,7 @@ async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(
                 )
     # without a certificate of ours; with one, trusting another authority
     for trusted, is_known in ((ours, False), (others, True)):
-        refused = {
+        refused: dict[str, Any] = {
             "redis_tls_ca_file": trusted.ca,
             **(
                 {"redis_tls_cert_file": ours.cert, "redis_tls_key_file": ours.key}
@@ -300,7 +301,8 @@ async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(
 async def test_a_file_that_would_not_be_used_is_refused(
     settings: dict[str, str], ours: CertificateFiles
 ) -> None:
+    found: dict[str, Any] = {
+        name: value.replace("CA", str(ours.ca)) for name, value in settings.items()
+    }
     with pytest.raises(ValidationError, match="tls_ca_file"):
-        MeshSettings(
-            **{name: value.replace("CA", str(ours.ca)) for name, value in settings.items()}
-        )
+        MeshSettings(**found)

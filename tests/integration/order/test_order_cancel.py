@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from google.protobuf import json_format
@@ -338,7 +338,7 @@ async def test_money_that_does_not_pay_the_order_leaves_it_cancelling_for_a_pers
 async def test_a_close_that_is_refused_for_good_is_dead_and_frees_nothing(app: OrderApp) -> None:
     order = await app.order()
 
-    async def refuse(**_: str) -> None:
+    async def refuse(**_: Any) -> NoReturn:
         raise refusal("ORDER_NOT_FOUND")
 
     app.payment_rpc.close_payment = refuse  # type: ignore[method-assign]
@@ -421,7 +421,7 @@ async def test_late_money_is_refused_when_one_of_the_units_is_gone(reviving: Ord
     [{"refunded": "0.01"}, {"refund_reserved": "0.01"}, {"captured": "9.99"}, {"currency": "USD"}],
 )
 async def test_money_that_is_partly_gone_revives_nothing(
-    reviving: OrderApp, money: dict[str, str]
+    reviving: OrderApp, money: dict[str, Any]
 ) -> None:
     order = await reviving.order()
     await reviving.cancel(order)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ from tests.builders.order import HOME, PAYMENT_RPC, PAYMENT_WINDOW, OrderApp, bu
 from tests.builders.order import snapshot as of_payment
 
 
-def usd(**changes: str) -> dict[str, str]:
+def usd(**changes: str) -> dict[str, Any]:
     return {"captured": "100.00", "currency": "USD", **changes}
 
 
@@ -362,7 +363,7 @@ async def test_only_an_external_order_of_the_callers_can_be_erased(app: OrderApp
         await erase(merchant_id="mall", order_id="A-1", reason="no", caller=merchant("tea_house"))
 
 
-async def find(app: OrderApp, *, state: OrderState | None = None, **wanted: str) -> list[str]:
+async def find(app: OrderApp, *, state: OrderState | None = None, **wanted: Any) -> list[str]:
     """The numbers of the orders that a search finds, page by page."""
     found: list[str] = []
     token = ""

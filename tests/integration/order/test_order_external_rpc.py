@@ -214,7 +214,7 @@ async def test_a_buyer_orders_at_most_a_hundred_lines(server: RunningOrderRpc) -
 
 
 async def test_only_payment_rpc_registers(server: RunningOrderRpc) -> None:
-    wanted = {
+    wanted: dict[str, Any] = {
         "merchant_id": "mall",
         "order_no": "A-1",
         "amount_minor": 10_000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -250,7 +251,7 @@ async def test_a_second_payment_is_refused_and_both_keep_their_dispositions(
 @pytest.mark.parametrize("state", [S.PENDING_PAYMENT, S.CANCELLING])
 @pytest.mark.parametrize("money", [{"captured": "9.99"}, {"currency": "USD"}, {"captured": "0"}])
 async def test_money_that_is_not_the_price_pays_nothing_and_calls_a_person(
-    app: OrderApp, order: Order, state: OrderState, money: dict[str, str]
+    app: OrderApp, order: Order, state: OrderState, money: dict[str, Any]
 ) -> None:
     await app.force_state(order, state)
     before = await load(app, order)

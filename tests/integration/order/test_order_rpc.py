@@ -249,7 +249,7 @@ async def test_a_product_created_again_with_its_key_is_marked_a_replay(
     assert (marked in list(fresh), marked in list(again)) == (False, True)
 
 
-BAD_ORDERS = [
+BAD_ORDERS: list[Any] = [
     ({"items": []}, "INVALID_ARGUMENT", "items"),
     ({"items": [item(quantity=0)]}, "INVALID_ARGUMENT", "items[0].quantity"),
     ({"items": [item(quantity=10_001)]}, "INVALID_ARGUMENT", "items[0].quantity"),
@@ -289,7 +289,7 @@ async def test_bad_orders_are_refused_with_their_field_and_change_nothing(
     )
 
 
-BAD_PRODUCTS = [
+BAD_PRODUCTS: list[Any] = [
     ({"price": "-1"}, "INVALID_ARGUMENT", "price"),
     ({"price": "1e3"}, "INVALID_ARGUMENT", "price"),
     ({"price": "0.001"}, "INVALID_ARGUMENT", "price"),
@@ -405,7 +405,7 @@ async def test_an_order_is_not_found_by_anybody_else(
     ] == [order_id]
 
 
-BAD_UPDATES = [
+BAD_UPDATES: list[Any] = [
     ({"payment": None}, "payment"),
     ({"event_id": ""}, "event_id"),
     ({"status": order_pb2.ORDER_STATE_SHIPPED}, "status"),
@@ -726,7 +726,7 @@ async def test_a_flash_sale_takes_units_and_writes_orders(
     assert (stock.available, stock.allocated) == (3, 2)
 
 
-BAD_CALLS = [
+BAD_CALLS: list[Any] = [
     (
         "buyer",
         "CreateOrder",
@@ -804,7 +804,7 @@ async def test_bad_calls_are_refused_with_their_field(
     assert both.reason == "INVALID_ARGUMENT"
 
 
-NOT_YOUR_ORDER = [
+NOT_YOUR_ORDER: list[Any] = [
     ("nobody", "CancelOrder", {}, "UNAUTHENTICATED"),
     ("payment_rpc", "CancelOrder", {}, "PERMISSION_DENIED"),
     ("other buyer", "CancelOrder", {}, "ORDER_NOT_FOUND"),
@@ -839,7 +839,7 @@ async def test_an_order_is_led_by_those_whom_it_concerns(
     assert (await people["buyer"].GetOrder(order_id=order_id)).order.version == 1
 
 
-NOT_YOUR_SHOP = [
+NOT_YOUR_SHOP: list[Any] = [
     ("buyer", "UpdateProduct", {"sku_id": "mug"}, "PERMISSION_DENIED"),
     ("other merchant", "UpdateProduct", {"sku_id": "mug"}, "PRODUCT_NOT_FOUND"),
     ("buyer", "AdjustStock", {"sku_id": "mug", "quantity": 1, "reason": "x"}, "PERMISSION_DENIED"),

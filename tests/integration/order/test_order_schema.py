@@ -8,7 +8,9 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
@@ -20,8 +22,8 @@ from order_rpc.tables import metadata
 from tests.support.fakes import EPOCH
 
 
-def on_connection(url: str, work) -> object:
-    async def run() -> object:
+def on_connection(url: str, work: Callable[[Connection], Any]) -> Any:
+    async def run() -> Any:
         engine = create_async_engine(url)
         try:
             async with engine.begin() as connection:

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
@@ -40,7 +41,8 @@ async def workers_of(app: OrderApp, redis_url: str) -> AsyncIterator[tuple[Redis
 
 
 async def entries(redis: Redis) -> list[dict[bytes, bytes]]:
-    return [fields for _, fields in await redis.xrange("ORDER_TOPIC")]
+    stream: Any = await redis.xrange("ORDER_TOPIC")
+    return [fields for _, fields in stream]
 
 
 async def test_events_of_an_order_stand_on_the_stream_once_and_are_messages_of_the_contract(

@@ -10,11 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.errors import RequestCanceled
+from mesh.errors import MoneyError, RequestCanceled
 from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp
 from payment_rpc.domain.errors import (
-    MoneyError,
     OrderNotPayable,
     PaymentNotFound,
     PaymentStateInvalid,

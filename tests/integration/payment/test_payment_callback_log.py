@@ -20,7 +20,7 @@ from mesh.db import ConstraintViolated
 from mesh.errors import InvalidArgument, RateLimited
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
-from payment_rpc import audit
+from payment_rpc.audit.checks import violations
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.callback import (
     BODY_BYTES_MAX,
@@ -79,7 +79,7 @@ async def findings(world: PaymentWorld) -> list[str]:
     """What `paymesh audit` says of callbacks."""
     found = [
         violation
-        async for violation in audit.violations(
+        async for violation in violations(
             world.db, AuditTolerance(now=world.clock.now(), strict=False)
         )
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ async def test_what_is_forged_altered_or_stale_is_refused_and_changes_nothing(
     body, now = callback(attempt_id), millis(world)
     good = sign_callback(CALLBACK_SECRET, timestamp=now, body=body)
     old, new = millis(world, shift_seconds=-300.001), millis(world, shift_seconds=300.001)
-    for what, arguments in {
+    untrue: dict[str, dict[str, Any]] = {
         "no signature": {"body": body, "timestamp": now, "signature": "0"},
         "another secret": {
             "body": body,
@@ -93,11 +94,12 @@ async def test_what_is_forged_altered_or_stale_is_refused_and_changes_nothing(
             "timestamp": "x",
             "signature": sign_callback(CALLBACK_SECRET, timestamp="x", body=body),
         },
-    }.items():
+    }
+    for what, arguments in untrue.items():
         [outcome] = await asyncio.gather(
             world.app.callbacks.handle_callback(channel="sandbox", **arguments),
             return_exceptions=True,
-        )  # type: ignore[arg-type]
+        )
         assert isinstance(outcome, SignatureInvalid), what
     await unchanged(world, payment)
     for shift in (-300, 300):

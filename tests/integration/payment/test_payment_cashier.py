@@ -65,13 +65,14 @@ async def test_a_buyer_is_sent_to_a_page_and_pays_there(world: PaymentWorld) -> 
 async def test_asked_again_it_is_the_same_page(world: PaymentWorld) -> None:
     order = await world.order()
     opened = await world.cashier(order)
-    for again in (
+    repeated: list[dict[str, Any]] = [
         {},
         {"key": "k1"},
         {"channel": "MOCK"},
         {"channel": "sandbox"},
         {"amount": "100.00"},
-    ):
+    ]
+    for again in repeated:
         assert await world.cashier(order, **again) == opened
     assert len(await world.rows(PAYMENT)) == len(await world.at_sandbox()) == 1
 

@@ -156,7 +156,8 @@ async def test_no_card_number_and_no_cvv_is_kept_anywhere(world: PaymentWorld) -
                 return_exceptions=True,
             )
             assert isinstance(outcome[0], Payment | CardDeclined)
-        for wrong in ({"number": "5555555555554441"}, {"cvv": "94171"}):
+        mistakes: list[dict[str, Any]] = [{"number": "5555555555554441"}, {"cvv": "94171"}]
+        for wrong in mistakes:
             with pytest.raises(CardInvalid) as refused:
                 await world.charge(
                     await world.order(), **{"number": MASTERCARD, "cvv": cvv, **wrong}
@@ -166,7 +167,7 @@ async def test_no_card_number_and_no_cvv_is_kept_anywhere(world: PaymentWorld) -
             )
     kept = [repr(logs)]
     for side, tables in ((world, metadata), (world.order_side, order_rpc.tables.metadata)):
-        kept += [repr(await side.rows(table)) for table in tables.tables.values()]  # type: ignore[attr-defined]  # both have it
+        kept += [repr(await side.rows(table)) for table in tables.tables.values()]
     with sqlite3.connect(world.folder / "sandbox.db") as file:
         for (name,) in file.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table'"

@@ -299,7 +299,7 @@ async def test_payments_are_found_by_number_customer_state_and_period(five: Paym
     assert await find(
         five, customer_email="li@example.com", state=PaymentState.SUCCESS, order="A-2"
     ) == [("A-2", PaymentState.SUCCESS)]
-    period = {
+    period: dict[str, Any] = {
         "created_from": now - timedelta(seconds=3),
         "created_before": now - timedelta(seconds=1),
     }

@@ -187,7 +187,7 @@ M = merchant_pb2
     ],
 )
 def test_only_a_live_merchant_and_a_test_sibling_sell(
-    state: merchant_pb2.MerchantState, is_test: bool, standing: Standing
+    state: merchant_pb2.MerchantState.ValueType, is_test: bool, standing: Standing
 ) -> None:
     answer = M.GetMerchantSettingsResponse(
         is_known=True,

@@ -5,7 +5,7 @@ Charge)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -144,6 +144,7 @@ async def test_worker_and_retry_together_charge_once_at_most(
         await crashed(world, "payment.charge.after_tx1", order, key=f"k{number}")
         world.clock.advance(LEASE_SECONDS)
         retry, worker = world.charge(order, key=f"k{number}"), world.app.polling.run_once()
+        outcomes: Sequence[object]
         calls = {"worker first": [worker, retry], "retry first": [retry, worker]}.get(
             order_of_arrival
         )

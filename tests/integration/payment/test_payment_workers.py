@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -148,7 +149,8 @@ async def test_events_of_a_payment_are_published(world: PaymentWorld, redis_url:
         async with asyncio.timeout(10):
             while await redis.xlen("PAYMENT_TOPIC") < 2:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0)
-        entries = [fields for _, fields in await redis.xrange("PAYMENT_TOPIC")]
+        stream: Any = await redis.xrange("PAYMENT_TOPIC")
+        entries = [fields for _, fields in stream]
         await redis.aclose()
     assert sorted(fields[b"tag"] for fields in entries) == [b"PAYMENT_FAILED", b"PAYMENT_SUCCEEDED"]
     payloads = {fields[b"tag"]: json.loads(fields[b"payload"]) for fields in entries}

@@ -44,7 +44,7 @@ async def copies(world: PaymentWorld, table: Any, key: str, column: str) -> None
     (row,) = await world.rows(table)
     for channel in ("sandbox", "other"):
         for name, moment in MOMENTS.items():
-            changes = {key: f"{channel}-{name}", "channel": channel, column: moment}
+            changes: dict[str, Any] = {key: f"{channel}-{name}", "channel": channel, column: moment}
             if table is REFUND:
                 changes |= {"request_id": None}
             await world.execute(insert(table).values({**row, **changes}))

@@ -14,6 +14,7 @@ from mesh.paging import PageTokens
 from payment_rpc.domain.errors import RefundNotFound
 from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.refund import Refund
+from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.servicer.refunds import RefundServicer, refund_message
 from payment_rpc.store import wallets
 from payment_rpc.usecases.refunds import CreateRefund
@@ -155,7 +156,7 @@ async def test_wallet_entries_are_those_of_one_buyer_in_one_currency(world: Paym
             wallets.credit,
             payment,
             payment.captured,
-            kind=wallets.EntryKind.TOP_UP,
+            kind=EntryKind.TOP_UP,
             entry_id=f"WE{number}",
             at=world.clock.now(),
         )

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paymesh.payment.v1 import refund_pb2
@@ -108,11 +109,12 @@ async def test_the_same_request_again_is_the_same_refund(
     world: PaymentWorld, line: RefundLine, again: str
 ) -> None:
     payment = await paid(world)
-    first = await refund(world, payment, "40.00", **{again: "r-1"})
-    second = await refund(world, payment, "40", **{again: "r-1"})
+    name: dict[str, Any] = {again: "r-1"}
+    first = await refund(world, payment, "40.00", **name)
+    second = await refund(world, payment, "40", **name)
     assert (second.refund_id, second.state) == (first.refund_id, RefundState.SUCCESS)
     with pytest.raises(IdempotencyKeyReused) as refusal:
-        await refund(world, payment, "50.00", **{again: "r-1"})
+        await refund(world, payment, "50.00", **name)
     assert "amount" in refusal.value.fields
     assert line.submissions == [first.refund_id]
 

@@ -7,18 +7,19 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from mesh import failpoints
-from mesh.errors import IdempotencyKeyReused, InvalidArgument, RemoteError
+from mesh.errors import IdempotencyKeyReused, InvalidArgument, MeshError, RemoteError
 from mesh.outbox import OUTBOX
 from order_rpc.usecases.catalog_stock import AdjustStock
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, ActivityStateInvalid
 from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.redis.keys import keys_of
-from seckill_rpc.usecases.activity_lifecycle.activities import ListActivities
+from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, ListActivities
 from tests.builders.order import merchant
 from tests.builders.seckill_order import (
     SeckillOrderWorld,
@@ -32,7 +33,7 @@ DRAFT, PUBLISHING, OPEN, PAUSED, CLOSING, CLOSED = ActivityState
 REFUSED = "refused"
 # What becomes of an activity in a state when its shop says something; most is refused. CLOSING has
 # somebody in its line.
-LIFE = {
+LIFE: dict[ActivityState, dict[str, Any]] = {
     DRAFT: {"publish": OPEN, "pause": REFUSED, "resume": REFUSED, "close": CLOSED},
     PUBLISHING: {"publish": OPEN, "pause": REFUSED, "resume": REFUSED, "close": REFUSED},
     OPEN: {"publish": OPEN, "pause": PAUSED, "resume": OPEN, "close": CLOSED},
@@ -239,11 +240,12 @@ async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(
     too_many = await world.draft(total=101)
     unknown = await world.draft(sku_id="unknown")
     dear = await world.draft(currency="USD")
-    for activity, refusal, reason in [
+    refusals: list[tuple[Activity, type[MeshError], str]] = [
         (too_many, RemoteError, "OUT_OF_STOCK"),
         (unknown, RemoteError, "PRODUCT_NOT_FOUND"),
         (dear, InvalidArgument, "INVALID_ARGUMENT"),
-    ]:
+    ]
+    for activity, refusal, reason in refusals:
         with pytest.raises(refusal) as refused:
             await world.verb("publish", activity)
         assert refused.value.reason == reason
@@ -402,10 +404,11 @@ async def test_the_same_idempotency_key_answers_the_activity_that_is_there(
 
 @on_one_database
 async def test_a_window_that_makes_no_sense_is_refused(world: SeckillOrderWorld) -> None:
-    for window in (
+    windows: list[dict[str, Any]] = [
         {"starts_in": timedelta(0), "ends_in": timedelta(0)},
         {"starts_in": timedelta(hours=-2), "ends_in": timedelta(hours=-1)},
-    ):
+    ]
+    for window in windows:
         with pytest.raises(InvalidArgument):
             await world.draft(**window)
     late = await world.draft(ends_in=timedelta(minutes=1))
@@ -437,7 +440,8 @@ async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(
         made.append(await world.draft())
         world.clock.advance(1)
     await world.verb("publish", made[2])
-    found, token = [], ""
+    found: list[ActivityView] = []
+    token = ""
     while True:
         page, token = await world.app.activities.list_activities(
             ListActivities(merchant_id="mall", state=None, page_size=2, page_token=token),

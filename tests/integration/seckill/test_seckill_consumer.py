@@ -17,7 +17,7 @@ from mesh.db import ConstraintViolated
 from mesh.errors import MeshError, Unavailable
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
-from seckill_rpc.domain.activity import ActivityVerb
+from seckill_rpc.domain.activity import Activity, ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound
 from seckill_rpc.domain.order import BuyerStatus, UnitState, Verdict
 from seckill_rpc.redis.admission_queue import Entry, FinishedEntry
@@ -116,6 +116,7 @@ async def test_three_units_go_to_three_of_a_thousand_buyers(
             world.clicks(*((f"u{user}", "a") for user in range(start, start + 50)))
             for start in range(0, 1000, 50)
         ]
+        answers: Any
         answers, *_ = await asyncio.gather(
             asyncio.gather(*crowds), *(consumer.serve(world.opened[-1]) for consumer in consumers)
         )
@@ -370,7 +371,8 @@ async def test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_
     world: SeckillWorld, monkeypatch: pytest.MonkeyPatch, total: int
 ) -> None:
     await world.open(total=5)
-    real, fenced = activities.sell, []
+    real = activities.sell
+    fenced: list[Activity] = []
 
     async def late(tx: Any, **how: Any) -> bool:
         if not fenced:
@@ -685,7 +687,7 @@ async def test_an_entry_that_the_database_refuses_alone_five_times_is_given_up_a
 
 async def test_entries_that_no_admission_writes_are_given_up_too(world: SeckillWorld) -> None:
     await world.open()
-    strange = [
+    strange: list[dict[str, Any]] = [
         {"u": "someone#else"},
         {"u": "名"},
         {"r": "x" * 65},
@@ -803,7 +805,8 @@ async def test_a_deadlock_is_tried_again(
     """
     await world.open(total=5)
     entry = entry_of(world, "u1", order_id="O1")
-    real, victims = activities.sell, []
+    real = activities.sell
+    victims: list[asyncio.Task[None]] = []
 
     async def other() -> None:
         async with world.db.engine.begin() as connection:

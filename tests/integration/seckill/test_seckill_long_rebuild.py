@@ -42,12 +42,13 @@ async def run(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     )
     async with open_admission_redis(redis_url) as redis:
         scripts = Scripts(redis)
-        made = rebuild._Run(
+        nothing: Any = None
+        made: Any = rebuild._Run(
             activity=activity,
             holder="me",
-            db=None,
+            db=nothing,
             clock=clock,
-            loader=ActivityLoader(scripts),  # type: ignore[arg-type]
+            loader=ActivityLoader(scripts),
             lease=Lease(scripts),
             on_progress=lambda _: None,
         )

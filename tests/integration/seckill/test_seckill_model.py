@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -424,8 +424,9 @@ class FlashSale(RuleBasedStateMachine):
 
     async def lose_record(self) -> None:
         await self.redis.delete(self.stage.keys.users)
-        if users := self.mirror.users():
-            await self.redis.hset(self.stage.keys.users, mapping=dict(users))
+        users: dict[Any, Any] = dict(self.mirror.users())
+        if users:
+            await self.redis.hset(self.stage.keys.users, mapping=users)
         await self.redis.hincrby(self.stage.keys.meta, "stock", 1)
 
     def forgotten(self) -> set[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis as Client
@@ -38,12 +39,13 @@ async def test_everybody_gets_his_own_answer(client: Client) -> None:
 
 async def test_a_refusal_is_told_to_the_one_who_asked(client: Client) -> None:
     lane = PipelinedConnection(client)
-    before, refused, after = await asyncio.gather(
+    answers: tuple[Any, ...] = await asyncio.gather(
         lane.execute("ECHO", "before"),
         lane.execute("NONSENSE"),
         lane.execute("ECHO", "after"),
         return_exceptions=True,
     )
+    before, refused, after = answers
     assert (before, after) == ("before", "after")
     assert isinstance(refused, ResponseError)
 

@@ -541,8 +541,8 @@ async def test_redis_ahead_of_a_database_that_was_brought_back_is_passed(
     assert await world.problems(activity) == []
 
 
-async def _dump(world: SeckillOrderWorld, key: str) -> tuple[str, Any]:
-    kind = await world.redis.type(key)
+async def _dump(world: SeckillOrderWorld, key: Any) -> tuple[str, Any]:
+    kind: Any = await world.redis.type(key)
     match kind:
         case "hash":
             return kind, await world.redis.hgetall(key)
@@ -552,7 +552,7 @@ async def _dump(world: SeckillOrderWorld, key: str) -> tuple[str, Any]:
             return kind, await world.redis.get(key)
 
 
-async def _restore(world: SeckillOrderWorld, key: str, value: tuple[str, Any]) -> None:
+async def _restore(world: SeckillOrderWorld, key: Any, value: tuple[str, Any]) -> None:
     kind, content = value
     match kind:
         case "hash":

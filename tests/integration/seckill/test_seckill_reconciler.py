@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -204,9 +205,9 @@ async def test_a_busy_sale_gives_no_false_alarm(
             if (await world.click(activity, f"u{number}")).code is AdmitCode.QUEUED:
                 await world.app.consumers[0].run_once()
             if number % 3 == 0:
-                [row] = [row for row in await world.rows() if row["user_id"] == f"u{number}"] or [
-                    None
-                ]
+                row = next(
+                    (row for row in await world.rows() if row["user_id"] == f"u{number}"), None
+                )
                 if row is not None and row["state"] == "LIVE":
                     await world.return_stock(activity, row["order_id"])
             await world.relay()
@@ -328,7 +329,7 @@ async def test_an_old_copy_of_redis_opens_no_closed_activity(
     ) as world:
         activity = await world.opened()
         await world.keep()
-        copy = await world.redis.hgetall(keys_of(activity).meta)
+        copy: Any = await world.redis.hgetall(keys_of(activity).meta)
         await world.verb("close", activity)
         await world.relay()
         own_redis.kill()

@@ -132,7 +132,7 @@ async def test_a_redis_that_does_not_answer_takes_nobodys_place_away(world: Seck
     async with front(world) as door:
         mine = await door.click("u1")
         world.clock.advance(PAST_GRACE)
-        users = await world.redis.hgetall(world.keys.users)
+        users: Any = await world.redis.hgetall(world.keys.users)
         await world.redis.set(world.keys.users, "broken")  # whoever asks for a record gets an error
         with pytest.raises(SeckillNotReady):
             await door.result("u1", ticket=mine.ticket)
@@ -288,7 +288,7 @@ async def test_the_grace_of_a_place_that_was_lost_counts_from_the_end_of_the_reb
         await world.redis.flushall()
         door.monotonic.now += 10
         await world.publish(await world.fence())
-        ended = int(await world.redis.hget(world.keys.meta, "since"))
+        ended = int(await world.redis.hget(world.keys.meta, "since") or 0)
         world.clock.advance(
             ended / 1000 - world.clock.now().timestamp() + 0.9 * GRACE.total_seconds()
         )

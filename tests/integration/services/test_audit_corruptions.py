@@ -50,10 +50,12 @@ async def stage(
     folder = tmp_path_factory.mktemp("stage")
     if request.param == "mariadb":
         server: MariaDB = request.getfixturevalue("mariadb_server")
-        urls = [server.create_database() for _ in range(2)]
+        orders, payments = server.create_database(), server.create_database()
     else:
-        urls = [f"sqlite+aiosqlite:///{folder / name}.db" for name in ("orders", "payments")]
-    async with payment_world(*urls, folder, fee_basis_points=60) as world:
+        orders, payments = (
+            f"sqlite+aiosqlite:///{folder / name}.db" for name in ("orders", "payments")
+        )
+    async with payment_world(orders, payments, folder, fee_basis_points=60) as world:
         await a_day(world)
         databases = {
             "payment_rpc": (world.db, of_payments.metadata),

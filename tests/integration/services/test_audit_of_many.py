@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,6 +99,10 @@ def watch(
         )
 
 
+def note(statements: list[str], _: Any, statement: str) -> None:
+    statements.append(statement)
+
+
 async def test_there_are_as_many_statements_as_ranges_not_as_rows(
     mariadb_url_factory: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +113,7 @@ async def test_there_are_as_many_statements_as_ranges_not_as_rows(
             watch(
                 databases,
                 before=lambda _: None,
-                after=lambda _, statement, into=statements: into.append(statement),
+                after=partial(note, statements),
             )
             with monkeypatch.context() as patch:
                 for name in SIZES if size else ():

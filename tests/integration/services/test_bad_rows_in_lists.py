@@ -4,6 +4,7 @@ behind it, and the sales beside it are served.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_people_are_told_of_a_row_every_ten_minutes_and_what_is_remembered_has_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(bad_rows.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with capture_logs() as logs:
         for _ in range(3):
             assert readable_rows([1, 0, 2], lambda row: 2 // row, of="t", key=str) == [2, 1]

@@ -112,7 +112,9 @@ async def test_what_has_a_due_time_is_done_at_its_time_by_an_idle_service(
 ) -> None:
     order = await payments.order()
     workers = [each for each in payments.order_side.real.workers if each.name == "expire_orders"]
-    payments.clock.advance(seconds_until(order.expires_at, payments.clock.now()) - 3)
+    seconds = seconds_until(order.expires_at, payments.clock.now())
+    assert seconds is not None
+    payments.clock.advance(seconds - 3)
     assert await one_round(workers, monkeypatch) == {"expire_orders": 3.0}
     payments.clock.advance(3)
     await one_round(workers, monkeypatch)

@@ -39,6 +39,7 @@ from payment_rpc.usecases.payment_start import NewPayment
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import PAYMENT_RPC, merchant
 from tests.builders.payment import PaymentWorld, a_payment, an_attempt, payment_world
+from tests.protocol_model import refunds as model_refunds
 from tests.protocol_model import steps
 from tests.protocol_model.steps import Done
 from tests.protocol_model.world import REFUSALS, AtChannel, Fact, World
@@ -81,8 +82,10 @@ class RolledBack(Exception):
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[PaymentWorld]:
     """On SQLite alone: the rules are in Python, and a thousand transactions go there in seconds."""
-    urls = [f"sqlite+aiosqlite:///{tmp_path / name}.db" for name in ("payments", "orders")]
-    async with payment_world(*urls, tmp_path) as world:
+    payments, orders = (
+        f"sqlite+aiosqlite:///{tmp_path / name}.db" for name in ("payments", "orders")
+    )
+    async with payment_world(payments, orders, tmp_path) as world:
         yield world
 
 
@@ -293,7 +296,7 @@ class Product:
 
     async def _fact(self, tx: AsyncConnection, done: Done, a: int, fact: Fact) -> None:
         amount = done.before.scenario.amount
-        money = (
+        money: dict[str, Any] = (
             {"amount": cents(amount + (fact is Fact.WRONG)), "trade_no": f"T{a}"}
             if fact is not Fact.LOST
             else {}
@@ -395,9 +398,10 @@ class Product:
                     result=AnsweredResult(result), payment=snapshot, retry_after_seconds=1
                 )
 
+        service: Any = Answers()
         answered = PaymentDestination(
-            payments=Answers(),
-            applier=self.at_order._applier,  # type: ignore[arg-type]
+            payments=service,
+            applier=self.at_order._applier,
             journal=self.at_order._journal,
             clock=self.shop.clock,
             ids=self.shop.ids,
@@ -496,7 +500,7 @@ def calmed(done: Done) -> Done:
     for payment in before.payments:
         payment.attention = False
     if done.kind == steps.REFUND_FACT and any(was):
-        act = steps.refunds.apply_refund_fact
+        act = model_refunds.apply_refund_fact
         after = before.of(before.key)
         act(after, *done.args)
     return replace(done, before=before, after=after)

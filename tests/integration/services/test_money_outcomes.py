@@ -175,7 +175,8 @@ async def line(tmp_path: Path) -> AsyncIterator[Line]:
         f"sqlite+aiosqlite:///{tmp_path / 'order.db'}",
         tmp_path,
     ) as world:
-        tokens, service = Tokens(world.clock), Refusing()
+        partly: Any = Refusing
+        tokens, service = Tokens(world.clock), partly()
         server = MeshServer(
             MeshSettings(service="payment_rpc", environment="test", port=0, var_dir=tmp_path),
             clock=world.clock,
@@ -322,7 +323,7 @@ async def test_whatever_is_refused_before_a_method_begins_moved_nothing(tmp_path
             )
             empty = message_factory.GetMessageClass(method.input_type)().SerializeToString()
             channel = servers.channels[served_by(method.containing_service)]
-            call = channel.unary_unary(
+            call: Any = channel.unary_unary(
                 f"/{method.containing_service.full_name}/{method.name}", request_serializer=bytes
             )
             for code, metadata, body in (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from paymesh_cli.supervisor.health import Probe
 from paymesh_cli.supervisor.processes import Event, EventKind, ProcessPlan, StartFailed, Supervisor
 from tests.support.processes import Processes
 from tools.processes import Process
@@ -29,7 +30,7 @@ async def ill() -> str:
     return "ill"
 
 
-def plan(name: str, code: str, *, probe: Callable[..., object] = well) -> ProcessPlan:
+def plan(name: str, code: str, *, probe: Probe = well) -> ProcessPlan:
     return ProcessPlan(name=name, command=(sys.executable, "-I", "-S", "-c", code), probe=probe)
 
 

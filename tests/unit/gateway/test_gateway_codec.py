@@ -5,6 +5,7 @@ decides otherwise, tables say so.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from google.protobuf import (
 )
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -199,6 +201,10 @@ def values(field: Field, depth: int) -> st.SearchStrategy[Any]:
     return st.binary(max_size=20) if field.type == Field.TYPE_BYTES else st.text(max_size=20)
 
 
+def made_of(kind: Descriptor, fields: dict[str, Any]) -> Message:
+    return message_class(kind)(**fields)
+
+
 def arguments(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[dict[str, Any]]:
     """Arguments of a random message."""
     optional: dict[str, st.SearchStrategy[Any]] = {}
@@ -211,9 +217,7 @@ def arguments(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[dict[
             value = values(entry[1], depth)
             if entry[1].message_type is not None:
                 # what the constructor wants in maps
-                value = value.map(
-                    lambda made, kind=entry[1].message_type: message_class(kind)(**made)
-                )
+                value = value.map(partial(made_of, entry[1].message_type))
             optional[field.name] = st.dictionaries(values(entry[0], depth), value, max_size=2)
         elif field.is_repeated:
             optional[field.name] = st.lists(values(field, depth), max_size=3)

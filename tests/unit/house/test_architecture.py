@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -147,6 +147,10 @@ def tree_of(path: Path) -> ast.Module:
 @cache
 def nodes_of(path: Path) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(tree_of(path)))
+
+
+def line_of(node: ast.AST) -> int:
+    return int(getattr(node, "lineno", 0))
 
 
 def nodes(*folders: str) -> Iterator[tuple[str, ast.AST]]:
@@ -360,7 +364,7 @@ def test_no_float_comes_near_money() -> None:
     for path in money_modules():
         durations = annotations_in_seconds(tree_of(path))
         found += [
-            f"{relative(path)}:{node.lineno} {name}"
+            f"{relative(path)}:{line_of(node)} {name}"
             for node in nodes_of(path)
             if id(node) not in durations
             for name in (getattr(node, "id", None), getattr(node, "attr", None))
@@ -401,7 +405,7 @@ def test_the_domain_imports_the_standard_library_and_pure_modules_of_mesh(servic
         rf"mesh\.(api_key_format|customers|errors|money|scopes|state_machine)|{service}\.domain(\..+)?"
     )
     foreign = [
-        f"{path}:{node.lineno} {name}"
+        f"{path}:{line_of(node)} {name}"
         for path, node in nodes(f"{service}/domain")
         for name in imported(node)[:1]
         if name.split(".")[0] not in sys.stdlib_module_names and not ours.fullmatch(name)
@@ -433,7 +437,7 @@ def test_no_servicer_writes_into_its_request() -> None:
     writes = []
     for service in ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc"):
         for name, node in nodes(f"{service}/servicer"):
-            targets = (
+            targets: Sequence[ast.expr] = (
                 node.targets
                 if isinstance(node, ast.Assign | ast.Delete)
                 else [node.target]
@@ -447,7 +451,7 @@ def test_no_servicer_writes_into_its_request() -> None:
             ):
                 targets = [node.func]
             writes += [
-                f"{name}:{node.lineno}"
+                f"{name}:{line_of(node)}"
                 for target in targets
                 if not isinstance(target, ast.Name) and _root(target) == "request"
             ]

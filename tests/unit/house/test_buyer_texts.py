@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,10 @@ def pairs() -> Iterator[tuple[str, Bilingual]]:
     yield from ((f"callback {result}", texts) for result, texts in callbacks._MESSAGES.items())
 
 
-# alike in every test process
-@pytest.mark.parametrize(("name", "texts"), sorted(pairs(), key=lambda pair: pair[0]))
+IN_ORDER = sorted(pairs(), key=itemgetter(0))  # alike in every test process
+
+
+@pytest.mark.parametrize(("name", "texts"), IN_ORDER)
 def test_every_text_for_buyers_is_in_both_languages_and_mixes_neither(
     name: str, texts: Bilingual
 ) -> None:

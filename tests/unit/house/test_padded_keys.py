@@ -10,13 +10,15 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from enum import Enum
+from typing import Any
 
 import paymesh
 import pytest
 from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from sqlalchemy import String, Table, UniqueConstraint
+from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
 import merchant_rpc.tables
 import order_rpc.tables
@@ -141,21 +143,21 @@ FREE = {
 
 def keys(table: Table) -> Iterator[tuple[str, bool]]:
     """The string columns of keys and indexes, and whether the key is unique."""
-    unique = [
+    unique: list[ColumnCollectionConstraint] = [
         table.primary_key,
         *(rule for rule in table.constraints if isinstance(rule, UniqueConstraint)),
     ]
-    for key, is_unique in [
-        *((rule, True) for rule in unique),
-        *((index, bool(index.unique)) for index in table.indexes),
+    for columns, is_unique in [
+        *((list(rule.columns), True) for rule in unique),
+        *((list(index.columns), bool(index.unique)) for index in table.indexes),
     ]:
         yield from (
-            (column.name, is_unique) for column in key.columns if isinstance(column.type, String)
+            (column.name, is_unique) for column in columns if isinstance(column.type, String)
         )
 
 
 def texts(
-    message: Descriptor, above: tuple[FieldDescriptor, ...] = ()
+    message: Any, above: tuple[FieldDescriptor, ...] = ()
 ) -> Iterator[tuple[FieldDescriptor, ...]]:
     """The paths of a message's string fields; what maps hold is a note, never a key."""
     for field in message.fields:

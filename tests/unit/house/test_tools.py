@@ -150,8 +150,8 @@ def test_a_folder_of_another_process_that_lives_is_not_removed(
         ["flock", "--no-fork", str(folder), "sh", "-c", "echo locked; exec sleep 60"],
         stdout=subprocess.PIPE,
     )
+    assert holder.stdout is not None
     try:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
         past = time.time() - 3600
         os.utime(folder, (past, past))

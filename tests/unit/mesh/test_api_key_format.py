@@ -40,8 +40,8 @@ def test_every_key_that_we_make_is_well_formed(
 @given(RANDOM, RANDOM)
 def test_other_random_bits_are_another_key(one: bytes, other: bytes) -> None:
     keys = [
-        new_key(ApiKeyKind.SECRET, is_test=False, random_bytes=lambda _, bits=bits: bits)
-        for bits in (one, other)
+        new_key(ApiKeyKind.SECRET, is_test=False, random_bytes=random_bytes)
+        for random_bytes in (lambda _: one, lambda _: other)
     ]
     assert (keys[0] == keys[1]) == (one == other)
 

@@ -128,7 +128,8 @@ def test_an_audience_among_others_is_enough(tokens: UserTokens) -> None:
 def test_every_claim_that_decides_must_be_there_and_is_named_when_it_is_not(
     tokens: UserTokens, name: str
 ) -> None:
-    for value in (ABSENT, None, {}):
+    unusable: tuple[Any, ...] = (ABSENT, None, {})
+    for value in unusable:
         with pytest.raises(TokenInvalid, match=rf"\({name}\)"):
             tokens.verify(token(**{name: value}))
 
@@ -410,12 +411,12 @@ def test_what_the_issuer_makes_is_accepted(tokens: UserTokens, clock: FakeClock)
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC = ec.generate_private_key(ec.SECP256R1())
 ED = Ed25519PrivateKey.generate()
-READERS = {
+READERS: dict[str, Any] = {
     "RS256": jwt.algorithms.RSAAlgorithm,
     "ES256": jwt.algorithms.ECAlgorithm,
     "EdDSA": jwt.algorithms.OKPAlgorithm,
 }
-PRIVATE = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
+PRIVATE: dict[str, Any] = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
 
 
 def jwk(algorithm: str, key: Any = None, **changes: Any) -> dict[str, Any]:

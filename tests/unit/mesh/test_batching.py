@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import pytest
 
@@ -33,20 +34,20 @@ class Runs:
 
 
 async def under_way(
-    batching: Batching[str, int, int], runs: Runs, *work: Awaitable[int]
+    batching: Batching[str, int, int], runs: Runs, *work: Coroutine[Any, Any, int]
 ) -> list[asyncio.Task[int]]:
     """The first piece of work runs, the others wait."""
     tasks = []
     for each in work:
-        tasks.append(asyncio.ensure_future(each))
+        tasks.append(asyncio.create_task(each))
         await asyncio.wait_for(runs.begun.wait(), PATIENCE)
     await asyncio.sleep(0)
-    return tasks  # type: ignore[return-value]  # ensure_future of a coroutine is a task
+    return tasks
 
 
 async def test_what_arrives_while_work_is_under_way_shares_the_next_batch() -> None:
     runs = Runs()
-    batching = Batching(runs, batch_max=3)
+    batching: Batching[str, int, int] = Batching(runs, batch_max=3)
     tasks = await under_way(batching, runs, *(batching.do("mug", number) for number in range(6)))
     runs.go.set()
     assert await asyncio.gather(*tasks) == [0, 10, 20, 30, 40, 50]
@@ -55,7 +56,7 @@ async def test_what_arrives_while_work_is_under_way_shares_the_next_batch() -> N
 
 async def test_work_of_a_caller_that_went_away_before_its_turn_is_not_done() -> None:
     runs = Runs()
-    batching = Batching(runs, batch_max=10)
+    batching: Batching[str, int, int] = Batching(runs, batch_max=10)
     first, gone, stays = await under_way(
         batching, runs, *(batching.do("mug", number) for number in range(3))
     )
@@ -68,7 +69,7 @@ async def test_work_of_a_caller_that_went_away_before_its_turn_is_not_done() -> 
 
 async def test_a_caller_whose_deadline_passed_in_the_line_hears_so_and_nothing_is_done() -> None:
     runs = Runs()
-    batching = Batching(runs, batch_max=10)
+    batching: Batching[str, int, int] = Batching(runs, batch_max=10)
 
     async def impatient() -> int:
         with calling(timeout_seconds=-1):
@@ -84,7 +85,7 @@ async def test_a_caller_whose_deadline_passed_in_the_line_hears_so_and_nothing_i
 
 async def test_more_than_may_wait_are_refused_at_once_and_other_keys_are_served() -> None:
     runs = Runs()
-    batching = Batching(runs, batch_max=10, waiting_max=2)
+    batching: Batching[str, int, int] = Batching(runs, batch_max=10, waiting_max=2)
     tasks = await under_way(batching, runs, *(batching.do("mug", number) for number in range(3)))
     with pytest.raises(Unavailable):
         await batching.do("mug", 3)
@@ -97,7 +98,7 @@ async def test_effects_reach_every_call_of_a_batch_and_no_other_and_the_first_le
     None
 ):
     runs, traces = Runs(), []
-    batching = Batching(runs, batch_max=10)
+    batching: Batching[str, int, int] = Batching(runs, batch_max=10)
     seen: dict[int, bool] = {}
 
     def then(work: Sequence[int]) -> None:
@@ -144,7 +145,7 @@ async def test_a_batch_that_fails_is_done_one_by_one_and_each_hears_its_own() ->
 
 async def test_two_with_one_exclusive_key_never_share_a_batch() -> None:
     runs = Runs()
-    batching = Batching(runs, batch_max=10)
+    batching: Batching[str, int, int] = Batching(runs, batch_max=10)
     tasks = await under_way(
         batching,
         runs,

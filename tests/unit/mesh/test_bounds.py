@@ -153,7 +153,7 @@ def test_what_is_longer_than_its_bound_by_one_is_refused_and_named(
 
 def test_no_request_that_keeps_the_rules_is_larger_than_its_method_takes() -> None:
     text = "\U0001f600"
-    address = {
+    address: Any = {
         "recipient": text * 100,
         "phone": "1" * 32,
         "country": "CN",
@@ -163,7 +163,7 @@ def test_no_request_that_keeps_the_rules_is_larger_than_its_method_takes() -> No
         "postal_code": "1" * 12,
     }
     amount = "9" * 15 + ".999"
-    item = {
+    item: Any = {
         "sku_id": "s" * 64,
         "unit_price": amount,
         "unit_price_minor": 10**15 - 1,

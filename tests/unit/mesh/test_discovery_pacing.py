@@ -29,8 +29,11 @@ def test_an_index_follows_the_rules_of_blocking_queries(previous, received, expe
 
 
 def test_pauses_double_up_to_their_limit_and_lie_between_half_and_whole():
-    for jitter, expected in ((0.0, [0.5, 1, 2, 2.5, 2.5]), (1.0, [1, 2, 4, 5, 5])):
-        backoff = Backoff(first_seconds=1, max_seconds=5, jitter=lambda jitter=jitter: jitter)
+    for jitter, expected in (
+        (lambda: 0.0, [0.5, 1, 2, 2.5, 2.5]),
+        (lambda: 1.0, [1, 2, 4, 5, 5]),
+    ):
+        backoff = Backoff(first_seconds=1, max_seconds=5, jitter=jitter)
         assert [backoff.next_seconds() for _ in range(5)] == expected
         backoff.reset()
         assert backoff.next_seconds() == expected[0]

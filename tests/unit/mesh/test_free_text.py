@@ -102,7 +102,9 @@ def test_what_steers_a_terminal_is_refused_where_it_enters_and_replaced_where_no
     texts = FreeTexts(order_pb2.SetShippingAddressRequest.DESCRIPTOR)
     assert texts
     request = order_pb2.SetShippingAddressRequest(
-        address={"recipient": f"a{character}b", "city": "北京 \U0001f468\u200d\U0001f469 é"}
+        address=order_pb2.Address(
+            recipient=f"a{character}b", city="北京 \U0001f468\u200d\U0001f469 é"
+        )
     )
     assert texts.problems(request) == {"address.recipient": STEERING_PROBLEM}
     assert plain(f"a{character}b 4111111111111111") == "a\ufffdb ************1111"
@@ -141,8 +143,10 @@ def test_texts_in_lists_and_values_of_maps_are_looked_at_and_named() -> None:
     texts = FreeTexts(order_pb2.CreateOrderRequest.DESCRIPTOR)
     order = order_pb2.CreateOrderRequest(
         items=[
-            {"product_name": "Cup", "attributes": {"colour": "blue"}},
-            {"product_name": "Cup\n", "attributes": {"card": "4111 1111 1111 1111"}},
+            order_pb2.NewOrderItem(product_name="Cup", attributes={"colour": "blue"}),
+            order_pb2.NewOrderItem(
+                product_name="Cup\n", attributes={"card": "4111 1111 1111 1111"}
+            ),
         ],
         metadata={"note": "\u202eevil", "campaign": "spring"},
     )

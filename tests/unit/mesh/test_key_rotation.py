@@ -134,9 +134,12 @@ def test_files_are_looked_at_once_a_second_and_not_at_every_call(
     monkeypatch.setattr(files, "LOOK_SECONDS", 1.0)
     file, now, looks = tmp_path / "f", [0.0], []
     file.write_text("1")
-    value = Reloaded(
-        "f", file.read_text, lambda: looks.append(now[0]) or (file,), now=lambda: now[0]
-    )
+
+    def look() -> tuple[Path]:
+        looks.append(now[0])
+        return (file,)
+
+    value = Reloaded("f", file.read_text, look, now=lambda: now[0])
     for moment in (0.1, 0.5, 0.9):
         now[0] = moment
         write(file, str(moment))

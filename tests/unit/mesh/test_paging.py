@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,10 @@ from mesh.paging import PageTokens, page_size
 from mesh.settings import MeshSettings
 
 TOKENS = PageTokens(b"p" * 32)
-OURS = {"list_name": "ListOrders", "filter": {"merchant_id": "mall", "user_id": "alice"}}
+OURS: dict[str, Any] = {
+    "list_name": "ListOrders",
+    "filter": {"merchant_id": "mall", "user_id": "alice"},
+}
 
 
 @given(at=st.integers(-(2**63), 2**63 - 1), order_id=st.text(max_size=32))
@@ -38,7 +43,7 @@ def test_a_token_is_short_and_fits_into_a_url() -> None:
         {**OURS, "filter": {"merchant_id": "malluser_id", "": "alice"}},
     ],
 )
-def test_a_token_is_good_for_its_list_and_filter_only(other: dict) -> None:
+def test_a_token_is_good_for_its_list_and_filter_only(other: dict[str, Any]) -> None:
     token = TOKENS.encode(**OURS, key=(1, "a"))
     with pytest.raises(PageTokenInvalid):
         TOKENS.decode(token, **other, types=(int, str))

@@ -18,6 +18,7 @@ from mesh.paging import PageTokens
 from mesh.settings import MeshSettings
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import SignatureInvalid
+from payment_rpc.domain.facts import ChannelFact
 from seckill_rpc.domain.errors import TicketInvalid
 from seckill_rpc.domain.ticket import Ticket, Tickets
 
@@ -66,7 +67,9 @@ def callback(secret: bytes) -> dict[str, Any]:
 def test_callbacks_of_both_secrets_are_believed_and_of_no_third() -> None:
     both = channel(callback_secret=NEW.decode(), other_callback_secrets=[OLD.decode()])
     for secret in (OLD, NEW):
-        assert both.verify_callback(**callback(secret)).attempt_id == "ATT1"
+        fact = both.verify_callback(**callback(secret))
+        assert isinstance(fact, ChannelFact)
+        assert fact.attempt_id == "ATT1"
     for one in (channel(callback_secret=NEW.decode()), both):
         with pytest.raises(SignatureInvalid):
             one.verify_callback(**callback(STRANGE if one is both else OLD))

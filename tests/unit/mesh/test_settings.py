@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -133,11 +134,11 @@ def test_passwords_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_password_that_nobody_asks_for_is_refused(
-    tmp_path: Path, setting: str, rest: dict[str, str]
+    tmp_path: Path, setting: str, rest: dict[str, Any]
 ) -> None:
     (tmp_path / "secret").write_text("hunter2")
     with pytest.raises(ValidationError, match=setting) as refused:
-        MeshSettings(**{setting: tmp_path / "secret"}, **rest)
+        MeshSettings(**{**rest, setting: tmp_path / "secret"})
     assert "hunter2" not in str(refused.value)
 
 
@@ -162,7 +163,7 @@ def test_production_refuses_shared_secrets_for_user_tokens() -> None:
 @pytest.mark.parametrize("environment", ["development", "production"])
 def test_crash_points_are_for_tests_only(environment: str) -> None:
     with pytest.raises(ValidationError, match="failpoints"):
-        MeshSettings(environment=environment, failpoints="payment.charge.after_tx1")  # type: ignore[arg-type]
+        MeshSettings(environment=environment, failpoints="payment.charge.after_tx1")
 
 
 def test_half_a_tls_configuration_is_refused() -> None:

@@ -209,7 +209,7 @@ def test_an_absent_sibling_is_unavailable_to_our_caller_whatever_the_transport_s
             "x" * 100_000,
             fields={f"items[{index}].{'name' * 50}": "中" * 500 for index in range(1000)},
         ),
-        EchoRefused(**{f"fact{index}": "中" * 500 for index in range(1000)}),
+        EchoRefused(**dict[str, Any]((f"fact{index}", "中" * 500) for index in range(1000))),
         EchoUnpaid(
             "中" * 5000,
             fields={str(index): "y" * 1000 for index in range(100)},

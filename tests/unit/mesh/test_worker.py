@@ -26,7 +26,7 @@ class Pauses:
         monkeypatch.setattr(worker_module._jitter, "uniform", lambda low, high: 1.0)
         monkeypatch.setattr(worker_module, "together", lambda seconds: seconds)
         self._real = asyncio.timeout
-        monkeypatch.setattr(worker_module.asyncio, "timeout", self._note)
+        monkeypatch.setattr(asyncio, "timeout", self._note)
 
     def _note(self, seconds: float | None) -> asyncio.Timeout:
         assert seconds is not None

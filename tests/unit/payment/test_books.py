@@ -11,10 +11,10 @@ import pytest
 
 from mesh.money import Money
 from payment_rpc.domain import ledger
-from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.books import Booked, Books, problems_of
 from payment_rpc.domain.ledger import LedgerTransaction, Posting, Side
-from payment_rpc.domain.payment import PaymentState
+from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
 from tests.builders.payment import PRICE, a_payment, an_attempt
 from tests.support.fakes import EPOCH
@@ -101,6 +101,16 @@ GONE = ledger.refunded(
 )
 
 
+def payment_of(of: Books) -> Payment:
+    assert isinstance(of.payment, Payment)
+    return of.payment
+
+
+def attempt_of(of: Books) -> Attempt:
+    assert isinstance(of.attempts[0], Attempt)
+    return of.attempts[0]
+
+
 def found(of: Books) -> set[str]:
     return {problem.invariant for problem in problems_of(of)}
 
@@ -172,7 +182,7 @@ def test_a_capture_is_booked_once_with_what_was_captured() -> None:
     assert "capture_booked" in found(books(other))
     right = books()
     assert "capture_booked" in found(
-        replace(right, attempts=(replace(right.attempts[0], captured=Money(9999, "CNY")),))
+        replace(right, attempts=(replace(attempt_of(right), captured=Money(9999, "CNY")),))
     )
     assert "capture_booked" in found(
         replace(
@@ -217,7 +227,9 @@ def test_whoever_repairs_the_rest_of_a_chain_is_still_found(forged: str) -> None
         head = first.hash
     assert found(
         replace(
-            right, transactions=(first, second), payment=replace(right.payment, ledger_head=head)
+            right,
+            transactions=(first, second),
+            payment=replace(payment_of(right), ledger_head=head),
         )
     ) >= {"hash_chain"}
 
@@ -245,4 +257,4 @@ def test_a_payment_remembers_the_fee_of_its_capture() -> None:
     )
     of = books(fee)
     assert found(of) == {"payment_fee"}
-    assert found(replace(of, payment=replace(of.payment, fee=Money(60, "CNY")))) == set()
+    assert found(replace(of, payment=replace(payment_of(of), fee=Money(60, "CNY")))) == set()

@@ -5,6 +5,7 @@ and nothing prints a number.
 from __future__ import annotations
 
 from datetime import date
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -91,7 +92,7 @@ def test_spaces_and_dashes_between_digits_are_typing(number: str) -> None:
         ("expiration_year", 20300, "is too far in the future"),
     ],
 )
-def test_a_bad_field_is_named_and_its_value_is_not(field: str, value: object, problem: str) -> None:
+def test_a_bad_field_is_named_and_its_value_is_not(field: str, value: Any, problem: str) -> None:
     with pytest.raises(CardInvalid) as refused:
         parse(**{field: value})
     assert refused.value.fields == {FIELDS[field]: problem}

@@ -100,16 +100,16 @@ def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a tab
                 "CAPTURED_UNAPPLIED",
                 "SECOND_CAPTURE",
             )
-    for attempt, (fact, ended) in product(OPEN, ENDS.items()):
+    for before, (fact, ended) in product(OPEN, ENDS.items()):
         for payment in ("PAYING", "PAYING pending"):
-            lines[payment, attempt, fact] = (
+            lines[payment, before, fact] = (
                 S.CLOSED if fact == "closed" else S.FAILED,
                 ended,
                 "",
                 "",
             )
         for payment in ("CLOSING", "CLOSING without slot"):
-            lines[payment, attempt, fact] = (S.CLOSED, ended, "", "")
+            lines[payment, before, fact] = (S.CLOSED, ended, "", "")
         # only the attempt is news
         for payment in (
             S.SUCCESS,
@@ -119,16 +119,16 @@ def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a tab
             S.LATE_SUCCESS,
             S.LATE_REFUNDED,
         ):
-            lines[payment.value, attempt, fact] = (payment, ended, "", "")
-    for attempt in OPEN:
+            lines[payment.value, before, fact] = (payment, ended, "", "")
+    for before in OPEN:
         for payment in ("PAYING", "CLOSING", "CLOSING without slot"):
-            lines[payment, attempt, "pending"] = (PAYMENTS[payment].state, A.PENDING, "", "")
+            lines[payment, before, "pending"] = (PAYMENTS[payment].state, A.PENDING, "", "")
     # a pending payment that hears "pending" once more stays as it is
-    for attempt in (A.SENT, A.UNKNOWN):
-        lines["PAYING pending", attempt, "pending"] = (S.PAYING, A.PENDING, "", "")
-    for name, payment in PAYMENTS.items():
-        if payment.state is not S.INIT:
-            lines[name, A.SENT, "unknown"] = (payment.state, A.UNKNOWN, "", "")
+    for before in (A.SENT, A.UNKNOWN):
+        lines["PAYING pending", before, "pending"] = (S.PAYING, A.PENDING, "", "")
+    for name, row in PAYMENTS.items():
+        if row.state is not S.INIT:
+            lines[name, A.SENT, "unknown"] = (row.state, A.UNKNOWN, "", "")
     return lines
 
 

@@ -108,9 +108,10 @@ def test_what_went_back_is_reserved_or_is_disputed_cannot_be_refunded_again(
             reserved + left,
             payment.version + 1,
         )
-    for amount in (Money(left + 1, "CNY"), Money(0, "CNY"), *([] if left else [None])):
+    amounts: list[Money | None] = [Money(left + 1, "CNY"), Money(0, "CNY")]
+    for refused in amounts if left else [*amounts, None]:
         with pytest.raises(RefundExceedsRefundable):
-            reserve(payment, amount, at=EPOCH)
+            reserve(payment, refused, at=EPOCH)
 
 
 @pytest.mark.parametrize("state", [state for state in PaymentState if state not in MONEY])
