@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mesh.call import Caller, Role
@@ -20,7 +19,7 @@ from mesh.ids import Ids
 from mesh.jwks import Key
 from mesh.key_files import public_key_files, read_private_key, read_public_keys
 from mesh.settings import MeshSettings
-from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, verified
+from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, signed, verified
 from mesh.token_cache import TokenCache
 from mesh.token_issuers import NO_SERVICES
 
@@ -142,9 +141,7 @@ class CallerTokens:
             "jti": self._ids.new("T"),
             **({"on_behalf_of": on_behalf_of} if on_behalf_of else {}),
         }
-        token = jwt.encode(
-            payload, key, algorithm="EdDSA", headers={"typ": CALLER_TYPE, "kid": self._service}
-        )
+        token = signed(payload, key, kind=CALLER_TYPE, key_id=self._service)
         self._signed.put(f"{target} {on_behalf_of}", token, until=moment + CALLER_REUSE_SECONDS)
         return token
 

@@ -1,5 +1,5 @@
-"""Verifies what both kinds of tokens have in common: format, type and signature. The algorithm
-comes from our own key record, never from the token.
+"""Signs and verifies what both kinds of tokens have in common: format, type and signature. The
+algorithm comes from our own key record, never from the token.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mesh.claims import Claims, invalid, read_claims
 from mesh.jwks import Key
@@ -33,6 +35,14 @@ class Header(msgspec.Struct, frozen=True):
     def kind(self) -> str:
         """The type in lower case and without its optional beginning (RFC 7515, 4.1.9)."""
         return self.typ.lower().removeprefix("application/")
+
+
+def signed(payload: Mapping[str, Any], key: Ed25519PrivateKey, *, kind: str, key_id: str) -> str:
+    """A token of a type (`typ`) that names its key (`kid`), signed as RFC 8037 says. Costs little
+    more than the signature.
+    """
+    text = f"{_head(kind, key_id)}.{_base64(msgspec.json.encode(payload))}"
+    return f"{text}.{_base64(key.sign(text.encode()))}"
 
 
 def verified(
@@ -75,6 +85,15 @@ def judge(claims: Claims, *, issuer: str, audience: str, lifetime_seconds_max: i
 def begins(claims: Claims) -> float:
     """The moment before which a token is not valid, in seconds since 1970."""
     return max(claims.iat, claims.nbf or 0)
+
+
+@lru_cache(maxsize=16)
+def _head(kind: str, key_id: str) -> str:
+    return _base64(msgspec.json.encode({"alg": "EdDSA", "typ": kind, "kid": key_id}))
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def _unbase64(text: str) -> bytes:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -26,7 +25,7 @@ from mesh.files import Reloaded, fixed
 from mesh.ids import Ids
 from mesh.key_files import read_private_key
 from mesh.scopes import SCOPES
-from mesh.signed_tokens import AUDIENCE, judge
+from mesh.signed_tokens import AUDIENCE, judge, signed
 
 OWN_TYPE: Final = "paymesh-user+jwt"
 KEY, MEMBER, BUYER, OPERATOR = KEY_SUBJECT, "member:", "ext:", "operator:"
@@ -126,6 +125,18 @@ def judged(key_id: str, claims: Claims, everything: Mapping[str, Any]) -> Spoken
     Raises:
         TokenInvalid: a claim that this issuer may not make, or that is not of its form.
     """
+    payload = _judged_payload(key_id, claims, everything)
+    return SpokenClaims(
+        roles=frozenset(_ROLES[role] for role in payload.roles),
+        merchant_id=payload.merchant_id,
+        scopes=scopes_of(everything),
+        order_id=payload.order_id,
+        session_id=payload.sid,
+        minor_amounts=payload.amounts == "minor",
+    )
+
+
+def _judged_payload(key_id: str, claims: Claims, everything: Mapping[str, Any]) -> _Payload:
     issuer = ISSUERS.get(key_id)
     if issuer is None:
         raise invalid("key")
@@ -147,14 +158,7 @@ def judged(key_id: str, claims: Claims, everything: Mapping[str, Any]) -> Spoken
         raise invalid("scopes")
     if payload.amounts and issuer is not MERCHANTS:
         raise invalid("amounts")
-    return SpokenClaims(
-        roles=frozenset(_ROLES[role] for role in payload.roles),
-        merchant_id=payload.merchant_id,
-        scopes=scopes_of(everything),
-        order_id=payload.order_id,
-        session_id=payload.sid,
-        minor_amounts=payload.amounts == "minor",
-    )
+    return payload
 
 
 def _judge_subject(issuer: TokenIssuer, payload: _Payload) -> None:
@@ -242,18 +246,13 @@ class OwnTokenSigner:
             **({"amounts": "minor"} if minor_amounts else {}),
         }
         self._refuse_what_nobody_would_believe(payload)
-        return jwt.encode(
-            payload,
-            self._private_key.get(),
-            algorithm="EdDSA",
-            headers={"typ": OWN_TYPE, "kid": self._issuer.key_id},
-        )
+        return signed(payload, self._private_key.get(), kind=OWN_TYPE, key_id=self._issuer.key_id)
 
     def _refuse_what_nobody_would_believe(self, payload: dict[str, Any]) -> None:
         unknown = set(payload.get("scopes", ())) - SCOPES
         if unknown:
             raise ValueError(f"there is no scope {min(unknown)!r}")
         try:
-            judged(self._issuer.key_id, msgspec.convert(payload, type=Claims), payload)
+            _judged_payload(self._issuer.key_id, msgspec.convert(payload, type=Claims), payload)
         except TokenInvalid as problem:
             raise ValueError(f"{self._issuer.issuer} may not claim this: {problem}") from None

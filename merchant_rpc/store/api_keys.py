@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from sys import intern
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Row, and_, bindparam, func, insert, or_, select, update
@@ -16,6 +18,8 @@ from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.tables import API_KEY, MERCHANT, MERCHANT_SETTING
 from mesh.api_key_format import ApiKeyKind
 from mesh.db import expect_one
+
+_SCOPE_SETS: Final = 1000  # that are remembered
 
 _K = API_KEY.c
 _KEY = tuple(column for column in _K if column.name not in {"digest", "pepper_id"})
@@ -73,17 +77,31 @@ _USED = (
     .values(last_used_at=bindparam("used_at"), last_used_address=bindparam("address"))
 )
 _REVOKED = select(_K.key_id).where(_K.revoked_at >= bindparam("since"))
-
 _CHANGED = select(MERCHANT.c.merchant_id).where(MERCHANT.c.updated_at >= bindparam("since"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FoundKey:
-    """A key with what its token depends on besides."""
+    """A key with what its token depends on besides.
+
+    Attributes:
+        used_at: when a use of it was last noted, by its row or since then by whoever holds this.
+    """
 
     key: KeyRights
     merchant_state: MerchantState
     has_minor_amounts: bool
+    used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedKeys:
+    """What changed of late: keys that were revoked, and merchants that changed in any way, or one
+    of whose keys was given an end.
+    """
+
+    key_ids: frozenset[str]
+    merchant_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +148,7 @@ async def find(tx: AsyncConnection, digests: Sequence[str]) -> dict[str, FoundKe
             key=KeyRights(**_rights(row)),
             merchant_state=MerchantState(row.state),
             has_minor_amounts=_has_minor_amounts(row.body),
+            used_at=row.last_used_at,
         )
         for row in await tx.execute(_FIND, {"digests": digests})
     }
@@ -174,14 +193,12 @@ async def write_uses(tx: AsyncConnection, uses: Sequence[KeyUse]) -> None:
     )
 
 
-async def merchants_changed_since(tx: AsyncConnection, since: datetime) -> list[str]:
-    """Merchants that changed in any way: their state, or their settings."""
-    return list((await tx.execute(_CHANGED, {"since": since})).scalars())
-
-
-async def revoked_since(tx: AsyncConnection, since: datetime) -> list[str]:
-    """Ids of keys that were revoked."""
-    return list((await tx.execute(_REVOKED, {"since": since})).scalars())
+async def changed_since(tx: AsyncConnection, since: datetime) -> ChangedKeys:
+    """What changed since then."""
+    return ChangedKeys(
+        key_ids=frozenset((await tx.execute(_REVOKED, {"since": since})).scalars()),
+        merchant_ids=frozenset((await tx.execute(_CHANGED, {"since": since})).scalars()),
+    )
 
 
 class _Amounts(msgspec.Struct):
@@ -195,13 +212,19 @@ def _has_minor_amounts(body: str | None) -> bool:
     return body is not None and msgspec.json.decode(body, type=_Amounts).integer_amounts == "MINOR"
 
 
+@lru_cache(maxsize=_SCOPE_SETS)
+def _scopes(text: str) -> frozenset[str]:
+    """Shared by all keys with the same: every secret key has them all."""
+    return frozenset(map(intern, text.split()))
+
+
 def _rights(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:
     return {
         "key_id": row.key_id,
         "merchant_id": row.merchant_id,
         "kind": ApiKeyKind(row.kind),
         "is_test": row.prefix[5:9] == "test",
-        "scopes": frozenset(row.scopes.split()),
+        "scopes": _scopes(row.scopes),
         "allowed_addresses": tuple(row.allowed_addresses.split()),
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,

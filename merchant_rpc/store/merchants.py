@@ -86,6 +86,13 @@ async def update_merchant(tx: AsyncConnection, merchant: Merchant) -> None:
     )
 
 
+async def mark_changed(tx: AsyncConnection, *, merchant_id: str, now: datetime) -> None:
+    """Lets everybody who remembers something of a merchant ask again: another thing of it changed
+    than the merchant itself. It is locked.
+    """
+    await tx.execute(update(MERCHANT).where(_M.merchant_id == merchant_id).values(updated_at=now))
+
+
 async def list_merchants(tx: AsyncConnection, page: MerchantPage) -> list[Merchant]:
     """Merchants without their test siblings, newest first."""
 

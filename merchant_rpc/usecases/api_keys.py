@@ -211,6 +211,8 @@ class ApiKeys:
             ended = replace(
                 old, expires_at=ends if old.expires_at is None else min(ends, old.expires_at)
             )
+            # Its end came nearer, which no list of revocations says.
+            await merchants.mark_changed(tx, merchant_id=old.merchant_id, now=now)
         else:
             ended = replace(old, revoked_at=now, revoked_by=caller.subject)
         await api_keys.end(tx, ended)

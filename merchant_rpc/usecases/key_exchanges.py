@@ -7,13 +7,12 @@ new. Those of a closed one are not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
+from time import monotonic
 from typing import Final
-
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from merchant_rpc.domain.api_key import (
     REVOCATIONS_LISTED,
@@ -26,8 +25,8 @@ from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.peppers import Peppers
 from merchant_rpc.store import api_keys
 from merchant_rpc.store.api_keys import FoundKey, KeyUse
+from merchant_rpc.usecases.known_keys import KnownKeys
 from mesh.api_key_format import PREFIX_CHARACTERS, ApiKeyKind, is_well_formed, key_sha256
-from mesh.batching import Batching
 from mesh.call import Role
 from mesh.clock import Clock
 from mesh.db import Database
@@ -36,7 +35,6 @@ from mesh.rate_limit import RateLimiter
 from mesh.token_issuers import OwnTokenSigner
 
 LAST_USE_PAUSE: Final = timedelta(minutes=1)
-BATCH_MAX: Final = 100  # exchanges that share a query
 USES_BATCH: Final = 200  # that one transaction writes
 USES_MAX: Final = 10_000  # that wait to be written; a further one is left out
 
@@ -63,9 +61,10 @@ class KeyExchanges:
         peppers: Peppers,
         signer: OwnTokenSigner,
         attempts: RateLimiter,
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         """`attempts` limits whole keys that one client network shows; gateways limit their own
-        clients.
+        clients. `monotonic` is a clock in seconds.
         """
         self._db = db
         self._clock = clock
@@ -73,10 +72,7 @@ class KeyExchanges:
         self._signer = signer
         self._attempts = attempts
         self._uses: dict[str, KeyUse] = {}
-        # Exchanges that come at once share a query: it costs more than all the rest.
-        self._finding: Batching[str, list[str], FoundKey | None] = Batching(
-            self._find, batch_max=BATCH_MAX
-        )
+        self._known = KnownKeys(db=db, clock=clock, monotonic=monotonic)
 
     async def exchange(self, key: str, *, client_address: str) -> KeyToken:
         """The token of a key.
@@ -101,7 +97,7 @@ class KeyExchanges:
             ApiKeyInvalid: unknown, revoked, expired, of another kind or mode, or not for this
                 address.
         """
-        found = await self._finding.do("", self._peppers.digests(sha256))
+        found, known_at = await self._known.find(self._peppers.digests(sha256))
         now = self._clock.now()
         if (
             found is None
@@ -112,8 +108,9 @@ class KeyExchanges:
         ):
             raise ApiKeyInvalid
         key = found.key
-        # whole seconds, as in the token
-        ends = now.replace(microsecond=0) + TOKEN_LIFETIME
+        # Whole seconds, as in the token. What was known of the key may be a second old, and so much
+        # sooner its token ends: a revoked key is believed no longer for what we remember.
+        ends = known_at.replace(microsecond=0) + TOKEN_LIFETIME
         if key.expires_at is not None:
             ends = max(
                 min(ends, key.expires_at.replace(microsecond=0)),
@@ -127,13 +124,15 @@ class KeyExchanges:
             lifetime_seconds=int(ends.timestamp()) - int(now.timestamp()),
             minor_amounts=found.has_minor_amounts,
         )
-        self._note_use(key, client_address, now)
+        self._note_use(found, client_address, now)
         return KeyToken(token=token, expires_at=ends, key=key)
 
     async def list_revocations(self) -> tuple[list[str], list[str]]:
         """Subjects of keys that were revoked in the last minutes, and merchants that changed."""
         since = self._clock.now() - REVOCATIONS_LISTED
-        return await self._db.read(_revocations, since)
+        changed = await self._db.read(api_keys.changed_since, since)
+        subjects = [SUBJECT_PREFIX + key_id for key_id in sorted(changed.key_ids)]
+        return subjects, sorted(changed.merchant_ids)
 
     async def write_uses_once(self) -> int:
         """Writes when some keys were last used. Returns how many."""
@@ -145,21 +144,10 @@ class KeyExchanges:
                 del self._uses[use.key_id]
         return len(uses)
 
-    async def _find(self, wanted: Sequence[list[str]]) -> list[FoundKey | None]:
-        found = await self._db.read(api_keys.find, [digest for each in wanted for digest in each])
-        return [
-            next((found[digest] for digest in digests if digest in found), None)
-            for digests in wanted
-        ]
-
-    def _note_use(self, key: KeyRights, address: str, now: datetime) -> None:
-        if key.last_used_at is not None and now - key.last_used_at < LAST_USE_PAUSE:
+    def _note_use(self, found: FoundKey, address: str, now: datetime) -> None:
+        if found.used_at is not None and now - found.used_at < LAST_USE_PAUSE:
             return
-        if key.key_id in self._uses or len(self._uses) < USES_MAX:
-            self._uses[key.key_id] = KeyUse(key_id=key.key_id, address=address, used_at=now)
-
-
-async def _revocations(tx: AsyncConnection, since: datetime) -> tuple[list[str], list[str]]:
-    subjects = [SUBJECT_PREFIX + key_id for key_id in await api_keys.revoked_since(tx, since)]
-    merchant_ids = await api_keys.merchants_changed_since(tx, since)
-    return subjects, merchant_ids
+        key_id = found.key.key_id
+        if key_id in self._uses or len(self._uses) < USES_MAX:
+            self._uses[key_id] = KeyUse(key_id=key_id, address=address, used_at=now)
+            found.used_at = now

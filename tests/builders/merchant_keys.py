@@ -119,7 +119,7 @@ class KeyWorld:
             await connection.execute(
                 update(MERCHANT)
                 .where(MERCHANT.c.merchant_id == merchant_id)
-                .values(settings_version=version)
+                .values(settings_version=version, updated_at=self.clock.now())
             )
 
     async def create(
@@ -193,6 +193,7 @@ def exchanges_of(world: KeyWorld) -> KeyExchanges:
         attempts=RateLimiter(
             per_second=ATTEMPTS_PER_SECOND, burst=ATTEMPTS_PER_SECOND, now=world.seconds
         ),
+        monotonic=world.seconds,
     )
 
 
