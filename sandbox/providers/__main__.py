@@ -13,13 +13,14 @@ from typing import Any
 from mesh import logs
 from mesh.clock import SystemClock
 from mesh.process import run_process
+from sandbox.providers.alipay import PROVIDER as ALIPAY
 from sandbox.providers.server import running_provider
 from sandbox.providers.settings import ProviderSettings
 from sandbox.providers.simulation import Provider
 from sandbox.providers.stripe import PROVIDER as STRIPE
 from sandbox.providers.webhooks import Target
 
-PROVIDERS: tuple[Provider[Any], ...] = (STRIPE,)
+PROVIDERS: tuple[Provider[Any], ...] = (STRIPE, ALIPAY)
 
 
 async def run(settings: ProviderSettings) -> None:

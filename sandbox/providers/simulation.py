@@ -29,6 +29,11 @@ class MovableClock:
         self._base = base
         self._offset = timedelta(0)
 
+    @property
+    def outside(self) -> Clock:
+        """The clock of those who talk to the provider: it dates signatures, which expire."""
+        return self._base
+
     def now(self) -> datetime:
         """The present moment of the simulation, aware, in UTC."""
         return self._base.now() + self._offset
@@ -102,7 +107,7 @@ class Provider(Generic[C]):
 
     name: str
     config: Callable[[], C]
-    rule: Callable[[C, Clock], DeliveryRule]
+    rule: Callable[[C, MovableClock], DeliveryRule]
     create_app: Callable[[Simulation[C]], ASGIApp]
 
     def simulation(self, clock: Clock, *, base_url: str, config: C | None = None) -> Simulation[C]:
