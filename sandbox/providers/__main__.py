@@ -19,8 +19,9 @@ from sandbox.providers.settings import ProviderSettings
 from sandbox.providers.simulation import Provider
 from sandbox.providers.stripe import PROVIDER as STRIPE
 from sandbox.providers.webhooks import Target
+from sandbox.providers.wechat import PROVIDER as WECHAT
 
-PROVIDERS: tuple[Provider[Any], ...] = (STRIPE, ALIPAY)
+PROVIDERS: tuple[Provider[Any], ...] = (STRIPE, ALIPAY, WECHAT)
 
 
 async def run(settings: ProviderSettings) -> None:
