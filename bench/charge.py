@@ -65,7 +65,6 @@ class _Channel:
     """A card acquirer that answers at once."""
 
     name = "sandbox"
-    closable = True
 
     async def charge(self, *, attempt_id: str, amount: Money, **_: Any) -> ChannelFact:
         return ChannelFact(

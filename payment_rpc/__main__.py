@@ -25,7 +25,7 @@ from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, serve
 from mesh.token_issuers import CHECKOUT, OwnTokenSigner
 from payment_rpc.app import PaymentApp, PaymentConfig
-from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
+from payment_rpc.channels.sandbox.channel import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.clients import Merchants, Orders
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.settings import PaymentSettings
@@ -75,6 +75,7 @@ async def run(settings: PaymentSettings) -> None:
         ids=ids,
         orders=Orders(order_channel),
         channels={sandbox.name: sandbox},
+        hints=sandbox,
         redis=redis,
         events=events,
         config=_config(settings),
@@ -83,9 +84,6 @@ async def run(settings: PaymentSettings) -> None:
         terms=terms
         if merchant_channel is None
         else Merchants(merchant_channel, defaults=terms.known),
-        statement_day=ChannelDay(
-            time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off
-        ),
         checkout_signer=None
         if settings.caller_key_file is None
         else OwnTokenSigner.of_file(CHECKOUT, settings.caller_key_file, clock=clock, ids=ids),
@@ -152,6 +150,9 @@ def _sandbox(settings: PaymentSettings) -> SandboxChannel:
         callback_secret=callback_secret,
         other_callback_secrets=other_callback_secrets,
         other_md5_secrets=other_md5_secrets,
+        statement_day=ChannelDay(
+            time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off
+        ),
     )
 
 

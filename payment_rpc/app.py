@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import time, timedelta
+from datetime import timedelta
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
 from paymesh.payment.v1 import (
     callback_pb2_grpc,
@@ -28,9 +27,9 @@ from mesh.relay import Relay
 from mesh.server import MeshServer
 from mesh.token_issuers import OwnTokenSigner
 from payment_rpc.cache import PaymentCache
-from payment_rpc.channels import Channel
+from payment_rpc.channels import Channel, HintChannel
+from payment_rpc.channels.registry import Channels, Load
 from payment_rpc.domain.attempt import Schedule
-from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.servicer.callbacks import CallbackServicer
 from payment_rpc.servicer.ledger import LedgerServicer
 from payment_rpc.servicer.payments import PaymentServicer
@@ -40,6 +39,7 @@ from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.usecases.callbacks import CallbackLog, Callbacks
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.channel_results import ChannelResults
+from payment_rpc.usecases.channel_steps import ChannelSteps
 from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.differences import Differences
@@ -62,8 +62,6 @@ from payment_rpc.usecases.refund_results import RefundResults
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.statement_imports import StatementImports
 from payment_rpc.workers import IMPORT_WORKER, make_workers, relay_worker
-
-SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
 
 class OrderService(OrderReader, OrderUpdates, Protocol):
@@ -102,12 +100,15 @@ class PaymentApp:
         config: PaymentConfig,
         page_tokens: PageTokens,
         return_urls: Mapping[str, tuple[str, ...]],
-        statement_day: ChannelDay = SHANGHAI_DAY,
+        accounts: Load | None = None,
+        hints: HintChannel | None = None,
         events: Redis | None = None,
         checkout_signer: OwnTokenSigner | None = None,
         terms: TermsOfMerchants | None = None,
     ) -> None:
         """`redis` holds the cache, `events` the event streams; None: the same one.
+        `channels` are those of the configuration, `accounts` opens those of merchants, `hints` is
+        the channel of source 001.
         `checkout_signer`: None for no checkout tokens. `terms`: of merchants; None: all have
         those of `return_urls`.
         """
@@ -128,11 +129,14 @@ class PaymentApp:
             db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay
         )
         self.refund_results = RefundResults(db=db, clock=clock, ids=ids, cache=cache)
+        registry = Channels(channels, accounts)
+        steps = ChannelSteps(db=db, clock=clock, lease=lease)
         self.polling = Polling(
             db=db,
             clock=clock,
             channel_results=self.channel_results,
-            channels=channels,
+            channels=registry,
+            steps=steps,
             schedule=Schedule(
                 threshold=timedelta(seconds=config.scan_threshold_seconds),
                 close_grace=timedelta(seconds=config.close_grace_seconds),
@@ -158,7 +162,8 @@ class PaymentApp:
                 limits=limits,
             ),
             cancellation=self.cancellation,
-            channels=channels,
+            channels=registry,
+            steps=steps,
             limits=limits,
             terms=terms or EnvironmentTerms(return_urls),
         )
@@ -167,7 +172,7 @@ class PaymentApp:
             clock=clock,
             ids=ids,
             cache=cache,
-            channels=channels,
+            channels=registry,
             results=self.refund_results,
             lease=lease,
             batch=config.scan_batch_size,
@@ -182,8 +187,7 @@ class PaymentApp:
             db=db,
             clock=clock,
             ids=ids,
-            channels=channels,
-            day=statement_day,
+            channels=registry,
             timeout_seconds=timeout_seconds,
             wake_worker=lambda: self._wake(IMPORT_WORKER),
         )
@@ -191,7 +195,7 @@ class PaymentApp:
             db=db,
             clock=clock,
             cache=cache,
-            channels=channels,
+            channels=registry,
             channel_results=self.channel_results,
             refund_results=self.refund_results,
             timeout_seconds=timeout_seconds,
@@ -204,7 +208,7 @@ class PaymentApp:
             log=callback_log,
             channel_results=self.channel_results,
             refund_results=self.refund_results,
-            channels=channels,
+            channels=registry,
         )
         self.mock_callbacks = MockCallbacks(
             db=db,
@@ -212,7 +216,7 @@ class PaymentApp:
             ids=ids,
             log=callback_log,
             polling=self.polling,
-            channels=channels,
+            channel=hints,
             timeout_seconds=timeout_seconds,
         )
         self.workers = make_workers(

@@ -30,6 +30,7 @@ from payment_rpc.domain.callback import CallbackKind, CallbackResult
 from payment_rpc.domain.difference import DifferenceState
 from payment_rpc.domain.payment import LIVE, PaymentState
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.scan import ScanAction
 
 # No foreign keys (docs/decisions/0011): the check of one takes a shared lock on the parent, which
 # the same transaction updates later, a deadlock between two callers. The parents are locked first
@@ -131,6 +132,8 @@ ATTEMPT = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     Column("captured_at", UtcMillis, nullable=True),
+    Column("channel_ref", Identifier(255), nullable=False, server_default=""),
+    Column("steps", Integer, nullable=False, server_default="0"),
     CheckConstraint(one_of("state", AttemptState), name="state"),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
     CheckConstraint(
@@ -138,6 +141,7 @@ ATTEMPT = Table(
         "(next_query_at IS NOT NULL)",
         name="asked",
     ),
+    Index("ix_attempt_channel_ref", "channel", "channel_ref"),
     Index("ix_attempt_payment", "payment_id", "attempt_id"),
     Index("ix_attempt_due", "next_query_at", "attempt_id"),
     Index("ix_attempt_captured", "channel", "captured_at", "attempt_id"),
@@ -404,7 +408,7 @@ SCAN_ACTION = Table(
     Column("duration_ms", Integer, nullable=False),
     Column("acted_at", UtcMillis, nullable=False),
     *chain_columns(),
-    CheckConstraint("action IN ('QUERY', 'CLOSE', 'SUBMIT', 'NOTIFY')", name="action"),
+    CheckConstraint(one_of("action", ScanAction), name="action"),
     CheckConstraint("duration_ms >= 0", name="duration"),
     Index("ix_scan_action_payment", "payment_id", "id"),
     Index("ix_scan_action_acted_at", "acted_at"),

@@ -16,8 +16,9 @@ from mesh.audit import OVERDUE, SETTLING, AuditTolerance, Violation
 from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.money import Money
-from payment_rpc.channels import Channel, ListedRefund
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels import ListedRefund, ListingChannel
+from payment_rpc.channels.requests import CapturedAttempt
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain import refund as refunds
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import DifferenceState
@@ -73,7 +74,7 @@ class _Comparison:
     """Remembers what was found there, to say what was not."""
 
     def __init__(
-        self, db: Database, channel: Channel, tolerance: AuditTolerance, *, settled: set[str]
+        self, db: Database, channel: ListingChannel, tolerance: AuditTolerance, *, settled: set[str]
     ) -> None:
         self._db = db
         self._channel = channel
@@ -231,7 +232,14 @@ class _Comparison:
                 hash(("refund", row.refund_id)) not in self._seen
                 and row.refund_id not in self._settled
             ):
-                found = await self._channel.query_refund(row.refund_id, timeout_seconds=SECONDS_MAX)
+                amount = Money(row.amount_minor, row.currency)
+                found = await self._channel.query_refund(
+                    row.refund_id,
+                    of=CapturedAttempt(attempt_id=row.attempt_id, amount=amount),
+                    amount=amount,
+                    refund_no=row.channel_refund_no,
+                    timeout_seconds=SECONDS_MAX,
+                )
                 if _ENDED.get(found.status) != row.state:
                     yield Violation(
                         check="refund_same",
@@ -312,7 +320,14 @@ async def _final_refunds(tx: AsyncConnection) -> Sequence[Any]:
     final = (RefundState.SUCCESS, RefundState.REVERSED)
     return (
         await tx.execute(
-            select(_R.refund_id, _R.state)
+            select(
+                _R.refund_id,
+                _R.state,
+                _R.attempt_id,
+                _R.amount_minor,
+                _R.currency,
+                _R.channel_refund_no,
+            )
             .where(_R.channel == _CHANNEL, _R.state.in_(final))
             .order_by(_R.refund_id)
         )

@@ -52,6 +52,8 @@ def _done(entry: ScanEntry) -> str:
             return f"The scan closed {thing} here, for the channel cannot{because}"
         case ScanAction.CLOSE:
             return f"The scan found that the time to pay is over{because}"
+        case ScanAction.ADVANCE:
+            return f"The scan took the step of {thing} that is ours: {entry.result}{because}"
         case ScanAction.SUBMIT:
             return f"The scan sent {thing} to the channel: {entry.result}{because}"
         case ScanAction.NOTIFY:

@@ -2,7 +2,8 @@
 raises for trouble on the way.
 
 A fact says no more than what was seen: NOT_SENT only when it is proven that the call never left,
-UNKNOWN for everything that may have happened.
+UNKNOWN for everything that may have happened. An adapter compares no amounts with ours, never
+repeats a call that may move money, and never waits: the core decides what is asked next and when.
 """
 
 from __future__ import annotations
@@ -12,9 +13,19 @@ from datetime import date, datetime
 from typing import Protocol
 
 from mesh.money import Money
+from payment_rpc.channels.capabilities import Capabilities
+from payment_rpc.channels.inbound import Ack, Inbound, Received
+from payment_rpc.channels.requests import (
+    CapturedAttempt,
+    CardDetails,
+    Checkout,
+    PaymentToken,
+    Remember,
+)
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
+from payment_rpc.domain.statement import Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,46 +63,28 @@ class RefundsPage:
     next_after: str
 
 
-class CardDetails(Protocol):
-    """What a card channel needs of a card."""
-
-    @property
-    def number(self) -> str:
-        """Digits only."""
-        ...
-
-    @property
-    def cvv(self) -> str:
-        """Three or four digits."""
-        ...
-
-    @property
-    def expiration_year(self) -> int:
-        """Four digits."""
-        ...
-
-    @property
-    def expiration_month(self) -> int:
-        """1 to 12."""
-        ...
-
-
 class Channel(Protocol):
-    """One payment channel.
+    """One account at one payment provider.
 
-    Every call is idempotent by `attempt_id`, our own id. `timeout_seconds` bounds the whole call;
-    when it is over the fact is UNKNOWN. A cancelled call raises CancelledError and leaves the same
-    doubt. NOT_SENT speaks of one call: on a resend it says nothing about the first.
+    Calls are idempotent by our own ids. `timeout_seconds` bounds a whole call; when it is over the
+    fact is UNKNOWN. A cancelled call raises CancelledError and leaves the same doubt. NOT_SENT
+    speaks of one call: on a resend it says nothing about the first. `ref` is the channel's own id
+    of an attempt as its facts said it, "" while it is not known.
     """
 
     @property
     def name(self) -> str:
-        """As in `channel` of a payment."""
+        """The account, as in `channel` of a payment."""
         ...
 
     @property
-    def closable(self) -> bool:
-        """True when `close` works and leaves a tombstone for ids that the channel does not know."""
+    def provider(self) -> str:
+        """Whose account it is, e.g. "stripe"."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do. They do not change while the channel is open."""
         ...
 
     async def charge(
@@ -99,11 +92,18 @@ class Channel(Protocol):
         *,
         attempt_id: str,
         amount: Money,
-        card: CardDetails,
+        instrument: CardDetails | PaymentToken,
         expires_at: datetime | None,
+        remember: Remember,
         timeout_seconds: float,
+        capture: bool = True,
     ) -> ChannelFact:
-        """Charges a card."""
+        """Charges what the buyer gave. With `capture` False it only holds the money: AUTHORIZED.
+
+        A provider that cannot be asked by our id is called twice: the first call creates, then
+        `remember` commits its id, then the second call may move money. When `remember` raises, the
+        second call is not made and the fact is UNKNOWN.
+        """
         ...
 
     async def checkout(
@@ -111,52 +111,137 @@ class Channel(Protocol):
         *,
         attempt_id: str,
         amount: Money,
-        subject: str,
-        return_url: str,
+        order: Checkout,
         expires_at: datetime,
+        remember: Remember,
         timeout_seconds: float,
-        merchant_name: str = "",
-        description: str = "",
+        capture: bool = True,
     ) -> ChannelFact:
-        """Opens a cashier page; the fact is PENDING with a next action.
-
-        Args:
-            merchant_name: whom the buyer pays, at most 100 characters; "": the channel's own name
-                for the shop.
-            description: what for, in the merchant's words, at most 500 characters; "": none.
+        """Opens what a buyer pays with; the fact is PENDING with a next action. A provider that
+        cannot be asked by our id has its own id committed by `remember` before the fact is
+        returned.
         """
         ...
 
-    async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def advance(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
+        """Takes the step that is ours in an attempt that waits, e.g. the capture of what the buyer
+        approved, and says what became of it. It may move money. The core calls it once at a time
+        for an attempt, with its intention committed, and not at all once the attempt is being
+        closed. A channel without such a step answers as `query` does.
+        """
+        ...
+
+    async def query(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
         """What became of an attempt: never NOT_SENT, because a question that did not arrive says
-        nothing about the attempt.
+        nothing about the attempt. It moves no money.
         """
         ...
 
-    async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def close(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
         """Closes an attempt: CLOSED, how it ended before, or NOT_CLOSABLE. Never NOT_SENT."""
         ...
 
-    async def refund(
-        self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundFact:
-        """Gives back a part of what was captured under an attempt. Idempotent by `refund_id`, our
-        own id.
+    async def capture(
+        self,
+        attempt_id: str,
+        *,
+        ref: str,
+        capture_id: str,
+        amount: Money,
+        is_final: bool,
+        timeout_seconds: float,
+    ) -> ChannelFact:
+        """Takes held money, or a part of it. `capture_id` is our key of this capture. The fact's
+        amount is all that was taken under the attempt so far. With `is_final` the rest is let go.
+        Only with `authorize`.
         """
         ...
 
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
-        """What became of a refund: never NOT_SENT."""
+    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
+        """Lets held money go: CLOSED, or how the attempt ended before. Only with `authorize`."""
+        ...
+
+    async def refund(
+        self,
+        *,
+        refund_id: str,
+        of: CapturedAttempt,
+        amount: Money,
+        reason: str,
+        timeout_seconds: float,
+    ) -> RefundFact:
+        """Gives back a part of a capture. Idempotent by `refund_id`, our own id."""
+        ...
+
+    async def query_refund(
+        self,
+        refund_id: str,
+        *,
+        of: CapturedAttempt,
+        amount: Money,
+        timeout_seconds: float,
+        refund_no: str = "",
+    ) -> RefundFact:
+        """What became of a refund: never NOT_SENT. `refund_no` is the channel's id of it, "" while
+        it is not known.
+        """
+        ...
+
+    def subject_of(self, inbound: Inbound) -> Subject:
+        """The subject that a message claims, for the log only. Empty where it cannot be read."""
+        ...
+
+    def receive(self, inbound: Inbound, *, now: datetime) -> Received:
+        """Reads a message after its signature over the raw bytes is checked in constant time.
+
+        Raises:
+            SignatureInvalid: forged, altered, too old or too new, or of another account or mode.
+            InvalidArgument: genuine, but it cannot be read.
+            KeyUnknown: signed with a key that `learn_key` has to fetch first.
+        """
+        ...
+
+    def ack(self, *, accepted: bool) -> Ack:
+        """The answer to a message: `accepted` ends its delivery, otherwise it comes again."""
+        ...
+
+    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
+        """Fetches the key of a `KeyUnknown`, from hosts of the provider only.
+
+        Raises:
+            SignatureInvalid: not a key of the provider's. ChannelUnavailable: no usable answer.
+        """
         ...
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
-        """The channel's own file of one of its days, as it is; the reader knows the channel's
-        format.
+        """The channel's own file of one of its days, as it is; pages are joined.
 
         Raises:
             ChannelUnavailable: there is none yet, or no usable answer; asking again is safe.
         """
         ...
+
+    def parse_statement(self, content: bytes, date: date) -> Statement:
+        """Reads what `statement` gave. CPU only: the caller runs it in a thread.
+
+        Raises:
+            StatementUnreadable: cut off, or not a statement of this channel.
+        """
+        ...
+
+    async def check(self, *, timeout_seconds: float) -> str:
+        """Makes one harmless call. Returns what is wrong, in words for an operator, never with a
+        secret; "" when the account can be used.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+class ListingChannel(Channel, Protocol):
+    """A channel that lists what it did on a day (`lists_days`); the audit compares with it."""
 
     async def captures_of_day(
         self, date: date, *, after: str, timeout_seconds: float
@@ -180,24 +265,9 @@ class Channel(Protocol):
         """
         ...
 
-    def verify_callback(
-        self, *, body: bytes, timestamp: str, signature: str, now: datetime
-    ) -> ChannelFact | RefundFact:
-        """Reads a callback about an attempt or a refund after its signature over the raw bytes is
-        checked in constant time.
 
-        Args:
-            timestamp: milliseconds since 1970 as digits; at most 5 minutes from `now`.
-
-        Raises:
-            SignatureInvalid: forged, altered, or too old or too new.
-            InvalidArgument: genuine, but about neither an attempt nor a refund.
-        """
-        ...
-
-    def subject_of(self, body: bytes) -> Subject:
-        """The subject that a callback claims, for the log only. Empty where it cannot be read."""
-        ...
+class HintChannel(Channel, Protocol):
+    """The channel of source 001, whose callbacks are signed with MD5 over no amount."""
 
     def verify_hint(
         self,

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -20,6 +20,8 @@ import httptools
 
 CONNECTIONS_MAX = 200  # calls in flight; more wait
 ANSWER_BYTES_MAX = 65_536  # of head and body together; responses have about 700
+# A channel that does not even accept the connection: fail early, so that NOT_SENT is certain.
+_CONNECT_SECONDS_MAX = 2.0
 # shorter than the channel's idle timeout, so that no request is sent on a closing connection
 _KEEPALIVE_SECONDS = 30.0
 
@@ -34,10 +36,11 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A complete response."""
+    """A complete response. `headers` have names in lower case; repeated ones are joined by ", "."""
 
     status_code: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Connections:
@@ -69,12 +72,41 @@ class Connections:
         self._is_tls = url.scheme == "https"
         self._port = url.port or (443 if self._is_tls else 80)
         self._path = url.path.rstrip("/")
-        self._headers = "".join(
-            f"{name}: {_one_line(value)}\r\n"
-            for name, value in {"host": url.netloc, **headers}.items()
-        )
+        self._headers = _lines({"host": url.netloc, **headers})
         self._slots = asyncio.Semaphore(connections_max)
         self._idle: list[_Connection] = []
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> Answer:
+        """`request` within a time that bounds the whole call.
+
+        Raises:
+            NotSent: no byte of the request left. Lost: it may have arrived.
+        """
+        if timeout_seconds <= 0:
+            raise NotSent("no time left")
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await self.request(
+                    method,
+                    path,
+                    body=body,
+                    # waiting and connecting time out before the whole call does, and then nothing
+                    # was sent
+                    connect_seconds=min(timeout_seconds / 2, _CONNECT_SECONDS_MAX),
+                    headers=headers,
+                    answer_bytes_max=answer_bytes_max,
+                )
+        except TimeoutError:
+            raise Lost("no answer in time") from None
 
     async def request(
         self,
@@ -83,6 +115,7 @@ class Connections:
         *,
         body: bytes | None,
         connect_seconds: float,
+        headers: Mapping[str, str] | None = None,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
     ) -> Answer:
         """Sends a request and waits for its response; the caller sets the overall timeout. A
@@ -90,13 +123,16 @@ class Connections:
 
         Args:
             path: quoted already; appended to the path of the base URL.
+            headers: of this request, besides those of every one.
             connect_seconds: limit of waiting for a free slot, and again of connecting.
             answer_bytes_max: of head and body together; a longer response raises Lost.
 
         Raises:
             NotSent: no slot became free, or connecting failed.
             Lost: the connection ended, or the response was too long or not HTTP.
+            ValueError: a header that is not one line of ASCII.
         """
+        own = _lines(headers or {})
         try:
             async with asyncio.timeout(connect_seconds):
                 await self._slots.acquire()
@@ -109,8 +145,10 @@ class Connections:
                 if body is None and method == "GET"
                 else f"content-length: {len(body or b'')}\r\n"
             )
-            head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode(
-                "ascii"
+            head = (
+                f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{own}{length}\r\n".encode(
+                    "ascii"
+                )
             )
             try:
                 answer = await connection.exchange(
@@ -173,6 +211,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._body = bytearray()
+        self._headers: dict[str, str] = {}
         self._received = 0
         self._received_max = 0
 
@@ -199,6 +238,7 @@ class _Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._body.clear()
+        self._headers = {}
         self._received = 0
         self._received_max = answer_bytes_max
         self._transport.write(request)
@@ -237,6 +277,11 @@ class _Connection(asyncio.Protocol):
         )
         self._transport = None
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
         self._body += body
@@ -247,7 +292,11 @@ class _Connection(asyncio.Protocol):
             self.close()  # a second response to one request
             return
         self._answer.set_result(
-            Answer(status_code=self._parser.get_status_code(), body=bytes(self._body))
+            Answer(
+                status_code=self._parser.get_status_code(),
+                body=bytes(self._body),
+                headers=self._headers,
+            )
         )
         if not self._parser.should_keep_alive():
             self.close()
@@ -262,6 +311,10 @@ class _Connection(asyncio.Protocol):
 def _tls() -> ssl.SSLContext:
     """A context that verifies the channel's certificate with the CAs of the system."""
     return ssl.create_default_context()
+
+
+def _lines(headers: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {_one_line(value)}\r\n" for name, value in headers.items())
 
 
 def _one_line(value: str) -> str:

@@ -96,6 +96,8 @@ class Attempt:
         queries: how often it was queried.
         captured_at: when money moved, by the channel's clock: its day at the channel. None before,
             and for captures older than this field.
+        channel_ref: the channel's own id of it, "" while it is not known.
+        steps: how often we began the step in it that is ours (`begin_step`).
     """
 
     attempt_id: str
@@ -114,6 +116,8 @@ class Attempt:
     created_at: datetime
     updated_at: datetime
     captured_at: datetime | None = None
+    channel_ref: str = ""
+    steps: int = 0
 
     @classmethod
     def start(
@@ -155,6 +159,21 @@ class Attempt:
         return replace(
             self._changed(at),
             sends=self.sends + 1,
+            lease_until=at + lease,
+            next_query_at=at + lease,
+        )
+
+    def remember(self, ref: str, *, at: datetime) -> Attempt:
+        """The channel's own id of it is known."""
+        return replace(self._changed(at), channel_ref=ref)
+
+    def begin_step(self, *, lease: timedelta, at: datetime) -> Attempt:
+        """The step that is ours is about to be taken. It is queried again when the lease is over,
+        should the answer be lost.
+        """
+        return replace(
+            self._changed(at),
+            steps=self.steps + 1,
             lease_until=at + lease,
             next_query_at=at + lease,
         )

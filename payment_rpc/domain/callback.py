@@ -46,13 +46,14 @@ FINAL = frozenset({CallbackResult.PROCESSED, CallbackResult.IGNORED})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What a message is about; "" where that is not known. `event_id` is the channel's name for the
-    message.
+    message, `ref` its name for the attempt.
     """
 
     event_id: str = ""
     payment_id: str = ""
     attempt_id: str = ""
     refund_id: str = ""
+    ref: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ class ChannelStatus(StrEnum):
     """What a channel says, or fails to say, about an attempt."""
 
     CAPTURED = "CAPTURED"  # money moved
+    AUTHORIZED = "AUTHORIZED"  # money is held for us and not taken yet
     DECLINED = "DECLINED"  # finally no; nothing moved
     FAILED = "FAILED"  # the channel failed and says that nothing moved
     PENDING = "PENDING"  # waits for the buyer or the channel
@@ -62,6 +63,11 @@ class ChannelFact:
         fee: what the channel keeps of a capture; None when it does not say.
         duplicate_of: the attempt of ours whose buyer was charged once more under this attempt id,
             which the channel made; "" for our own attempts.
+        ref: the channel's own id of the attempt, "" when it does not say or has none.
+        held_until: while AUTHORIZED, when the channel lets the money go by itself.
+        capturable: while AUTHORIZED, what can still be taken; None when it does not say.
+        surplus: what a buyer paid beyond a captured `amount`; None for nothing.
+        is_our_turn: while PENDING, the next step is ours: `advance` takes it.
     """
 
     attempt_id: str
@@ -74,6 +80,11 @@ class ChannelFact:
     next_action: NextAction | None = None
     fee: Money | None = None
     duplicate_of: str = ""
+    ref: str = ""
+    held_until: datetime | None = None
+    capturable: Money | None = None
+    surplus: Money | None = None
+    is_our_turn: bool = False
 
     @property
     def is_tombstone(self) -> bool:
@@ -122,7 +133,8 @@ def apply_channel_fact(
     at: datetime,
     first_send: bool = False,
 ) -> Decision:
-    """What a fact makes of a payment and one of its attempts.
+    """What a fact makes of a payment and one of its attempts. The channel's own id is kept with
+    whatever it says.
 
     Args:
         others_open: another attempt of the payment has no result yet; the payment then waits for
@@ -134,10 +146,33 @@ def apply_channel_fact(
         first_send: the fact answers the first send of the attempt. Only then, and only while the
             attempt was not sent again, does NOT_SENT prove that the channel never got it.
     """
+    decision = _decide(
+        payment, attempt, fact, others_open=others_open, at=at, first_send=first_send
+    )
+    is_news = fact.ref not in ("", attempt.channel_ref)
+    if not is_news or (attempt.channel_ref and decision.attempt is attempt):
+        return decision
+    known = (
+        attempt.remember(fact.ref, at=at)
+        if decision.attempt is attempt
+        else replace(decision.attempt, channel_ref=fact.ref)
+    )
+    return replace(decision, attempt=known)
+
+
+def _decide(
+    payment: Payment,
+    attempt: Attempt,
+    fact: ChannelFact,
+    *,
+    others_open: bool,
+    at: datetime,
+    first_send: bool,
+) -> Decision:
     match fact.status:
         case ChannelStatus.CAPTURED:
             return _captured(payment, attempt, fact, at=at)
-        case ChannelStatus.PENDING:
+        case ChannelStatus.PENDING | ChannelStatus.AUTHORIZED:
             return _pending(payment, attempt, fact, at=at)
         case ChannelStatus.DECLINED | ChannelStatus.FAILED | ChannelStatus.CLOSED:
             return _ended(payment, attempt, fact, others_open=others_open, at=at)

@@ -115,7 +115,9 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextAction:
-    """What a buyer does next: `kind` is REDIRECT_URL, QR_CODE or CLIENT_SECRET."""
+    """What a buyer does next: `kind` is REDIRECT_URL, QR_CODE, CLIENT_SECRET or
+    CLIENT_PARAMS.
+    """
 
     kind: str
     value: str

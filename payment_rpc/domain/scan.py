@@ -24,6 +24,7 @@ class ScanAction(StrEnum):
     # a payment's deadline was over, or its attempt was closed, at the channel or because the
     # channel cannot
     CLOSE = "CLOSE"
+    ADVANCE = "ADVANCE"  # the step of an attempt that is ours was taken, e.g. a capture
     SUBMIT = "SUBMIT"  # a refund was sent, for the first time or once more, under its id
     NOTIFY = "NOTIFY"  # a message for order_rpc was written
 

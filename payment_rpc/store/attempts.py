@@ -152,6 +152,8 @@ def attempt_of(row: Row[Any]) -> Attempt:
         created_at=row.created_at,
         updated_at=row.updated_at,
         captured_at=row.captured_at,
+        channel_ref=row.channel_ref,
+        steps=row.steps,
     )
 
 

@@ -11,7 +11,7 @@ key, so a forgery that comes first changes nothing for the genuine callback.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -34,7 +34,9 @@ from mesh.free_text import masked
 from mesh.ids import Ids
 from mesh.logs import get_logger
 from mesh.rate_limit import RateLimiter
-from payment_rpc.channels import Channel
+from payment_rpc.channels.inbound import Inbound
+from payment_rpc.channels.registry import Channels
+from payment_rpc.channels.sandbox.channel import SIGNATURE_HEADER, TIMESTAMP_HEADER
 from payment_rpc.domain.callback import (
     BODY_BYTES_MAX,
     FINAL,
@@ -44,7 +46,7 @@ from payment_rpc.domain.callback import (
     Subject,
     received,
 )
-from payment_rpc.domain.errors import ChannelNotSupported, SignatureInvalid
+from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
 from payment_rpc.store import callbacks
@@ -123,7 +125,7 @@ class Callbacks:
         log: CallbackLog,
         channel_results: ChannelResults,
         refund_results: RefundResults,
-        channels: Mapping[str, Channel],
+        channels: Channels,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -145,16 +147,17 @@ class Callbacks:
             PaymentNotFound, RefundNotFound: not about an attempt or refund of ours. RateLimited:
                 the channel sends more than we take; it comes again.
         """
-        if channel not in self._channels:
-            raise ChannelNotSupported
-        source = self._channels[channel]
+        source = await self._channels.get(channel)
+        inbound = Inbound(
+            body=body, headers={TIMESTAMP_HEADER: timestamp, SIGNATURE_HEADER: signature}
+        )
         is_too_large = len(body) > BODY_BYTES_MAX
         callback = received(
             callback_id=self._ids.new("CB"),
             channel=channel,
             kind=CallbackKind.CALLBACK,
             body=body,
-            about=Subject() if is_too_large else source.subject_of(body),
+            about=Subject() if is_too_large else source.subject_of(inbound),
             timestamp=timestamp,
             nonce="",
             signature=signature,
@@ -167,9 +170,9 @@ class Callbacks:
             )
             raise InvalidArgument.of("body", f"more than {BODY_BYTES_MAX} bytes")
         try:
-            fact = source.verify_callback(
-                body=body, timestamp=timestamp, signature=signature, now=self._clock.now()
-            )
+            (fact,) = source.receive(inbound, now=self._clock.now()).news
+            if not isinstance(fact, ChannelFact | RefundFact):
+                raise NotImplementedError(type(fact).__name__)
         except SignatureInvalid as refusal:
             await self._log.keep_unverified(callback, reason_of(refusal))
             raise

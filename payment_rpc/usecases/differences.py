@@ -6,7 +6,7 @@ write-off with the name of the operator and a reason. Nothing is booked on a gue
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -19,16 +19,20 @@ from mesh.errors import InvalidArgument
 from mesh.logs import get_logger
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
+from payment_rpc.channels.registry import Channels
+from payment_rpc.channels.requests import CapturedAttempt
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Action, Difference, Finding
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, RefundNotFound
 from payment_rpc.domain.facts import ChannelStatus
 from payment_rpc.domain.ledger import Posting
 from payment_rpc.domain.payment import Payment
+from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.refund_facts import RefundChannelStatus
-from payment_rpc.store import differences, ledger, payments
+from payment_rpc.store import attempts, differences, ledger, payments, refunds
 from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.refund_results import RefundResults
+from payment_rpc.usecases.refunds import captured_attempt
 
 log = get_logger()
 
@@ -61,7 +65,7 @@ class Differences:
         db: Database,
         clock: Clock,
         cache: PaymentCache,
-        channels: Mapping[str, Channel],
+        channels: Channels,
         channel_results: ChannelResults,
         refund_results: RefundResults,
         timeout_seconds: float,
@@ -125,13 +129,23 @@ class Differences:
         """Queries the channel and applies its answer. Returns what came of it, and whether the
         channel and our books agree now.
         """
-        channel, finding = self._channels[difference.channel], difference.finding
+        channel, finding = await self._channels.get(difference.channel), difference.finding
         if finding.refund_id:
             return await self._query_refund(channel, finding.refund_id)
         return await self._query_attempt(channel, finding.attempt_id)
 
     async def _query_refund(self, channel: Channel, refund_id: str) -> tuple[str, bool]:
-        fact = await channel.query_refund(refund_id, timeout_seconds=self._timeout_seconds)
+        try:
+            refund, of = await self._db.read(_refund_and_capture, refund_id)
+        except RefundNotFound:
+            return "the refund is none of ours", False
+        fact = await channel.query_refund(
+            refund_id,
+            of=of,
+            amount=refund.amount,
+            refund_no=refund.channel_refund_no,
+            timeout_seconds=self._timeout_seconds,
+        )
         if fact.status in (RefundChannelStatus.UNKNOWN, RefundChannelStatus.NOT_SENT):
             raise ChannelUnavailable("the channel gave no answer about the refund")
         if fact.status is RefundChannelStatus.NOT_FOUND:
@@ -147,7 +161,11 @@ class Differences:
         )
 
     async def _query_attempt(self, channel: Channel, attempt_id: str) -> tuple[str, bool]:
-        fact = await channel.query(attempt_id, timeout_seconds=self._timeout_seconds)
+        try:
+            ref = (await self._db.read(attempts.get_attempt, attempt_id)).channel_ref
+        except PaymentNotFound:
+            ref = ""  # the channel may still know it: then it says more than that it is not ours
+        fact = await channel.query(attempt_id, ref=ref, timeout_seconds=self._timeout_seconds)
         if fact.status is ChannelStatus.UNKNOWN:
             raise ChannelUnavailable("the channel gave no answer about the attempt")
         if fact.status is ChannelStatus.NOT_FOUND:
@@ -229,3 +247,10 @@ def _done(action: Action, finding: Finding) -> str:
         Action.ATTENTION: "a person was called",
         Action.IGNORE: "nothing was changed",
     }.get(action, _would(action, finding))
+
+
+async def _refund_and_capture(
+    tx: AsyncConnection, refund_id: str
+) -> tuple[Refund, CapturedAttempt]:
+    refund = await refunds.read_refund(tx, refund_id)
+    return refund, await captured_attempt(tx, refund)

@@ -10,7 +10,6 @@ the worker. Querying twice is harmless: the answer is applied once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -25,11 +24,11 @@ from mesh.errors import MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from mesh.worker import each
-from payment_rpc.channels import Channel
+from payment_rpc.channels import HintChannel
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.callback import FINAL, Callback, CallbackKind, CallbackResult, received
 from payment_rpc.domain.errors import ChannelNotSupported, PaymentNotFound, SignatureInvalid
-from payment_rpc.domain.payment import MONEY, Payment
+from payment_rpc.domain.payment import MONEY, WALLET, Payment
 from payment_rpc.store import attempts, callbacks, payments
 from payment_rpc.tables import CHANNEL_CALLBACK
 from payment_rpc.usecases.callbacks import CALLBACKS_DONE, CallbackLog, rate_limiter, reason_of
@@ -66,7 +65,7 @@ class MockCallbacks:
         ids: Ids,
         log: CallbackLog,
         polling: Polling,
-        channels: Mapping[str, Channel],
+        channel: HintChannel | None,
         timeout_seconds: float,
     ) -> None:
         self._db = db
@@ -74,7 +73,7 @@ class MockCallbacks:
         self._ids = ids
         self._log = log
         self._polling = polling
-        self._channels = channels
+        self._channel = channel
         self._timeout_seconds = timeout_seconds
         self._hints = rate_limiter(clock, burst=HINT_BURST, every=HINT_EVERY)
         self._quarantine = Quarantine("finish_callbacks", CHANNEL_CALLBACK.c.callback_id)
@@ -86,7 +85,7 @@ class MockCallbacks:
         Raises:
             SignatureInvalid, PaymentNotFound, ChannelNotSupported: the channel was not queried.
         """
-        source, now = self._channels[MOCK_CHANNEL], self._clock.now()
+        source, now = self._hint_channel(), self._clock.now()
         callback = received(
             callback_id=self._ids.new("CB"),
             channel=MOCK_CHANNEL,
@@ -133,7 +132,7 @@ class MockCallbacks:
             PaymentNotFound, PaymentStateInvalid, ChannelUnavailable.
         """
         attempt = await self._db.read(_newest_attempt, hint.payment_id)
-        return await self._channels[MOCK_CHANNEL].sign(
+        return await self._hint_channel().sign(
             attempt_id=attempt.attempt_id,
             payment_id=hint.payment_id,
             callback_status=hint.callback_status,
@@ -141,6 +140,11 @@ class MockCallbacks:
             nonce=hint.nonce,
             timeout_seconds=self._timeout_seconds,
         )
+
+    def _hint_channel(self) -> HintChannel:
+        if self._channel is None:
+            raise ChannelNotSupported
+        return self._channel
 
     async def run_once(self) -> int:
         """Completes the hints that a crash left; returns how many. One that cannot be completed now
@@ -196,7 +200,7 @@ class MockCallbacks:
         logged = await callbacks.arrive(tx, callback) if is_logged else callback
         payment = await payments.read_payment(tx, callback.about.payment_id)
         attempt = await _newest_attempt(tx, callback.about.payment_id)
-        if attempt.channel not in self._channels:  # paid out of a wallet
+        if attempt.channel == WALLET:
             raise ChannelNotSupported
         return logged, attempt, payment
 

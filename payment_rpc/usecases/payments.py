@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 from mesh.call import Caller, current_call, mark_replayed
@@ -19,17 +20,16 @@ from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
 from payment_rpc.channels import Channel
+from payment_rpc.channels.registry import Channels
+from payment_rpc.channels.requests import Checkout
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import Card, CardSummary
-from payment_rpc.domain.errors import (
-    ChannelNotSupported,
-    PaymentInProgress,
-    PaymentMethodNotSupported,
-)
+from payment_rpc.domain.errors import PaymentInProgress, PaymentMethodNotSupported
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.channel_steps import ChannelSteps
 from payment_rpc.usecases.merchant_terms import TermsOfMerchants, name_for_buyers
 from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
 from payment_rpc.usecases.payment_start import (
@@ -124,7 +124,8 @@ class Payments:
         start: PaymentStart,
         completion: PaymentCompletion,
         cancellation: Cancellation,
-        channels: Mapping[str, Channel],
+        channels: Channels,
+        steps: ChannelSteps,
         limits: ChargingLimits,
         terms: TermsOfMerchants,
     ) -> None:
@@ -135,6 +136,7 @@ class Payments:
         self._completion = completion
         self._cancellation = cancellation
         self._channels = channels
+        self._steps = steps
         self._limits = limits
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
@@ -170,7 +172,7 @@ class Payments:
             "payment_method": CREDIT_CARD,
             "credit_card": _spelled(summary),
         }
-        channel = self._channels[CARD_CHANNEL]
+        channel = await self._channels.get(CARD_CHANNEL)
         send = self._card_sender(channel, card)
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
         started = await self._begin(
@@ -200,7 +202,7 @@ class Payments:
             "currency": amount.currency,
             "credit_card": _spelled(summary),
         }
-        channel = self._channels[CARD_CHANNEL]
+        channel = await self._channels.get(CARD_CHANNEL)
         idempotency_key = idempotency_key_of(caller, "TopUp", command.key, command.merchant_id)
         started = await self._start.find_earlier(idempotency_key, fingerprint)
         if started is None:
@@ -244,8 +246,9 @@ class Payments:
             return await channel.charge(
                 attempt_id=attempt.attempt_id,
                 amount=payment.amount,
-                card=card,
+                instrument=card,
                 expires_at=payment.expires_at,
+                remember=partial(self._steps.remember, attempt),
                 timeout_seconds=self._channel_seconds(),
             )
 
@@ -259,11 +262,7 @@ class Payments:
             ChannelNotSupported, ReturnUrlNotAllowed and the refusals of `charge`.
         """
         name = _CHANNEL_NAMES.get(command.channel.lower(), command.channel)
-        channel = self._channels.get(name)
-        if channel is None:
-            raise ChannelNotSupported(
-                f"channel: there is no channel {command.channel!r}", fields={"channel": "unknown"}
-            )
+        channel = await self._channels.get(name)
         if command.return_url:
             terms = await self._terms.of(command.merchant_id)
             terms.require_return_url(command.return_url)
@@ -281,12 +280,15 @@ class Payments:
             return await channel.checkout(
                 attempt_id=attempt.attempt_id,
                 amount=payment.amount,
-                subject=f"Order {payment.order_no or payment.order_id}",
-                return_url=command.return_url,
+                order=Checkout(
+                    subject=f"Order {payment.order_no or payment.order_id}",
+                    return_url=command.return_url,
+                    merchant_name=merchant_name,
+                    description="" if command.new_order is None else command.new_order.description,
+                ),
                 expires_at=payment.expires_at,
+                remember=partial(self._steps.remember, attempt),
                 timeout_seconds=self._channel_seconds(),
-                merchant_name=merchant_name,
-                description="" if command.new_order is None else command.new_order.description,
             )
 
         idempotency_key = idempotency_key_of(

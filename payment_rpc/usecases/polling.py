@@ -7,7 +7,7 @@ still be sending it. It is then closed at the channel, where a tombstone keeps i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,15 +17,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.bad_rows import Quarantine, RowBatches
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
+from mesh.failpoints import failpoint
 from mesh.worker import each
 from payment_rpc.channels import Channel
-from payment_rpc.domain.attempt import OPEN, Attempt, Schedule
+from payment_rpc.channels.capabilities import Close
+from payment_rpc.channels.registry import Channels
+from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState, Schedule
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.store import attempts, payments, scan_actions
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.channel_results import Applied, ChannelResults
+from payment_rpc.usecases.channel_steps import ChannelSteps
 
 
 class Polling:
@@ -37,7 +41,8 @@ class Polling:
         db: Database,
         clock: Clock,
         channel_results: ChannelResults,
-        channels: Mapping[str, Channel],
+        channels: Channels,
+        steps: ChannelSteps,
         schedule: Schedule,
         batch: int,
         timeout_seconds: float,
@@ -46,6 +51,7 @@ class Polling:
         self._clock = clock
         self._channel_results = channel_results
         self._channels = channels
+        self._steps = steps
         self._schedule = schedule
         self._quarantine = Quarantine("ask_channels", ATTEMPT.c.attempt_id)
         self._batches = RowBatches(
@@ -74,8 +80,8 @@ class Polling:
         )
 
     async def query(self, attempt: Attempt) -> Applied:
-        """Queries the channel now. An attempt that it does not know and whose lease is over is
-        closed there and lost.
+        """Queries the channel now, and takes the next step where it is ours. An attempt that the
+        channel does not know and whose lease is over is closed there and lost.
         """
         return await self._query(attempt, _ScanLog(self._clock, is_scan=False))
 
@@ -83,8 +89,9 @@ class Polling:
         """Queries the channel now and applies its answer; True when it does not know the attempt,
         which then is not changed.
         """
-        fact = await self._channels[attempt.channel].query(
-            attempt.attempt_id, timeout_seconds=self._timeout_seconds
+        channel = await self._channels.get(attempt.channel)
+        fact = await channel.query(
+            attempt.attempt_id, ref=attempt.channel_ref, timeout_seconds=self._timeout_seconds
         )
         if fact.status is ChannelStatus.NOT_FOUND:
             return True
@@ -92,67 +99,131 @@ class Polling:
         return False
 
     async def close(self, attempt: Attempt) -> Applied:
-        """Closes the attempt at its channel, where a tombstone keeps it closed, and applies the
-        answer: CLOSED, or how it ended before.
-
-        An attempt that the channel cannot close is queried instead, and closed here some grace
-        after its deadline.
+        """Closes the attempt in the way that its channel allows, and applies the answer: CLOSED,
+        how it ended before, or nothing while it can still be paid.
         """
         return await self._close(attempt, _ScanLog(self._clock, is_scan=False))
 
     async def _query(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
-        channel = self._channels[attempt.channel]
-        fact = await scan_log.run(
-            ScanAction.QUERY,
-            channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds),
-        )
+        channel = await self._channels.get(attempt.channel)
+        fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, attempt))
         if fact.status is ChannelStatus.NOT_FOUND:
             # a repeated call may have leased it since it was read
             present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
-            if present.lease_until <= self._clock.now():
+            if present.lease_until <= self._clock.now() and _is_lost(channel, present):
                 return await self._close(present, scan_log)
+        if fact.is_our_turn:
+            return await self._advance(channel, attempt, fact, scan_log)
+        return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _advance(
+        self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
+    ) -> Applied:
+        """Takes the step that is ours, unless the payment is being closed or somebody is at it."""
+        begun = await self._steps.begin_step(attempt)
+        if begun is not None:
+            fact = await scan_log.run(
+                ScanAction.ADVANCE,
+                channel.advance(
+                    begun.attempt_id,
+                    ref=begun.channel_ref or fact.ref,
+                    timeout_seconds=self._timeout_seconds,
+                ),
+            )
+            failpoint("payment.channel.after_step")
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
     async def _close(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
-        channel = self._channels[attempt.channel]
-        if channel.closable:
-            fact = await scan_log.run(
-                ScanAction.CLOSE,
-                channel.close(attempt.attempt_id, timeout_seconds=self._timeout_seconds),
-            )
-            if fact.status is not ChannelStatus.NOT_CLOSABLE:
-                return await self._channel_results.apply(fact, steps=scan_log.steps)
-        return await self._close_after_grace(attempt, scan_log)
+        channel = await self._channels.get(attempt.channel)
+        match channel.capabilities.close:
+            case Close.PROMISE:
+                return await self._close_by_promise(channel, attempt, scan_log)
+            case Close.NEVER:
+                return await self._close_after_grace(channel, attempt, scan_log)
+            case Close.TOMBSTONE | Close.KNOWN | Close.DEADLINE:
+                fact = await scan_log.run(
+                    ScanAction.CLOSE,
+                    channel.close(
+                        attempt.attempt_id,
+                        ref=attempt.channel_ref,
+                        timeout_seconds=self._timeout_seconds,
+                    ),
+                )
+        if fact.status is ChannelStatus.NOT_CLOSABLE:
+            return await self._close_after_grace(channel, attempt, scan_log)
+        if fact.status is ChannelStatus.NOT_FOUND:
+            fact = await self._given_up(channel, attempt, fact, scan_log)
+        return await self._channel_results.apply(fact, steps=scan_log.steps)
 
-    async def _close_after_grace(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
+    async def _close_by_promise(
+        self, channel: Channel, attempt: Attempt, scan_log: _ScanLog
+    ) -> Applied:
+        """Money moves only by a step of ours, and none begins while the payment is being closed. So
+        an attempt in which none was begun is closed by our word alone. One whose step has no result
+        is asked about, and the step is repeated under its own key until its result is known: money
+        that comes of it is late money.
+        """
+        present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
+        if present.lease_until > self._clock.now():  # the step may be under way
+            return await self._channel_results.apply(
+                ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.UNKNOWN),
+                steps=scan_log.steps,
+            )
+        if present.steps == 0:
+            scan_log.add_decision(ScanAction.CLOSE, "PROMISED")
+            fact = _closed_here(present, "no step of ours was taken")
+            return await self._channel_results.apply(fact, steps=scan_log.steps)
+        fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, present))
+        if fact.is_our_turn:
+            fact = await scan_log.run(
+                ScanAction.ADVANCE,
+                channel.advance(
+                    present.attempt_id,
+                    ref=present.channel_ref,
+                    timeout_seconds=self._timeout_seconds,
+                ),
+            )
+        elif fact.status is ChannelStatus.NOT_FOUND:
+            fact = await self._given_up(channel, present, fact, scan_log)
+        return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _given_up(
+        self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
+    ) -> ChannelFact:
+        """CLOSED instead of NOT_FOUND, where it proves that nobody can pay the attempt."""
+        present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
+        if present.lease_until > self._clock.now() or not _is_lost(channel, present):
+            return fact
+        scan_log.add_decision(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
+        return ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
+
+    async def _close_after_grace(
+        self, channel: Channel, attempt: Attempt, scan_log: _ScanLog
+    ) -> Applied:
         """Queries an attempt that cannot be closed at its channel. It is CLOSED when its deadline
         and the grace are over; a capture after that is late money. One that the channel does not
-        know is lost as soon as its lease is over: there is no tombstone to wait for.
+        know is lost as soon as its lease is over, unless a buyer may hold what pays it.
         """
         # compared below: time that passes during the query proves nothing
-        channel, asked_at = self._channels[attempt.channel], self._clock.now()
-        fact = await scan_log.run(
-            ScanAction.QUERY,
-            channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds),
-        )
-        if fact.status is ChannelStatus.NOT_FOUND:
+        asked_at = self._clock.now()
+        fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, attempt))
+        if fact.status is ChannelStatus.NOT_FOUND and _is_lost(channel, attempt):
             # a repeated call may have leased it since it was read
             present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
             if present.lease_until <= asked_at:
                 fact = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
                 scan_log.add_decision(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
-        elif fact.status is ChannelStatus.PENDING:
+        elif fact.status in (ChannelStatus.PENDING, ChannelStatus.NOT_FOUND):
             payment = await self._db.read(payments.read_payment, attempt.payment_id)
             if payment.expires_at + self._schedule.close_grace <= asked_at:
-                fact = ChannelFact(
-                    attempt_id=attempt.attempt_id,
-                    status=ChannelStatus.CLOSED,
-                    amount=attempt.amount,
-                    reason="PAYMENT_CLOSED",
-                    message="nobody paid until the deadline",
-                )
+                fact = _closed_here(attempt, "nobody paid until the deadline")
                 scan_log.add_decision(ScanAction.CLOSE, "PAYMENT_CLOSED")
         return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    def _ask(self, channel: Channel, attempt: Attempt) -> Awaitable[ChannelFact]:
+        return channel.query(
+            attempt.attempt_id, ref=attempt.channel_ref, timeout_seconds=self._timeout_seconds
+        )
 
     async def _poll(self, attempt: Attempt) -> None:
         payment = await self._db.read(payments.read_payment, attempt.payment_id)
@@ -167,6 +238,30 @@ class Polling:
 
     async def _postpone(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Attempt]:
         return await attempts.claim_due(tx, rows, now=self._clock.now(), schedule=self._schedule)
+
+
+def _is_lost(channel: Channel, attempt: Attempt) -> bool:
+    """Whether NOT_FOUND means that the attempt never arrived and nobody can pay it. A page or code
+    that works without the channel knowing it may be in the hands of a buyer; an attempt that was
+    PENDING is known there, whatever this answer says.
+    """
+    match channel.capabilities.close:
+        case Close.TOMBSTONE:
+            return True
+        case Close.KNOWN | Close.PROMISE:
+            return attempt.state is not AttemptState.PENDING
+        case Close.DEADLINE | Close.NEVER:
+            return False
+
+
+def _closed_here(attempt: Attempt, message: str) -> ChannelFact:
+    return ChannelFact(
+        attempt_id=attempt.attempt_id,
+        status=ChannelStatus.CLOSED,
+        amount=attempt.amount,
+        reason="PAYMENT_CLOSED",
+        message=message,
+    )
 
 
 class Expiry:

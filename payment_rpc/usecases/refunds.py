@@ -28,7 +28,8 @@ from mesh.logs import get_logger
 from mesh.money import Money, RequestedAmount
 from mesh.worker import each
 from payment_rpc.cache import PaymentCache
-from payment_rpc.channels import Channel
+from payment_rpc.channels.registry import Channels
+from payment_rpc.channels.requests import CapturedAttempt
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.errors import (
     CurrencyMismatch,
@@ -81,7 +82,7 @@ class Refunds:
         clock: Clock,
         ids: Ids,
         cache: PaymentCache,
-        channels: Mapping[str, Channel],
+        channels: Channels,
         results: RefundResults,
         lease: timedelta,
         batch: int,
@@ -180,8 +181,13 @@ class Refunds:
             await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, ()))
             return
         began_at = self._clock.now()
-        fact = await self._channels[refund.channel].query_refund(
-            refund.refund_id, timeout_seconds=self._timeout_seconds
+        channel = await self._channels.get(refund.channel)
+        fact = await channel.query_refund(
+            refund.refund_id,
+            of=await self._db.read(captured_attempt, refund),
+            amount=refund.amount,
+            refund_no=refund.channel_refund_no,
+            timeout_seconds=self._timeout_seconds,
         )
         query = ScanStep(
             action=ScanAction.QUERY,
@@ -205,9 +211,10 @@ class Refunds:
         scan found it, and its steps before this one.
         """
         began_at = self._clock.now()
-        fact = await self._channels[refund.channel].refund(
+        channel = await self._channels.get(refund.channel)
+        fact = await channel.refund(
             refund_id=refund.refund_id,
-            attempt_id=refund.attempt_id,
+            of=await self._db.read(captured_attempt, refund),
             amount=refund.amount,
             reason=refund.reason,
             timeout_seconds=self._timeout_seconds,
@@ -364,6 +371,17 @@ async def _payment_and_fees_returned(
         if not refund.stands_alone
     ]
     return payment, await ledger.fees_returned(tx, own, currency=payment.amount.currency)
+
+
+async def captured_attempt(tx: AsyncConnection, refund: Refund) -> CapturedAttempt:
+    """The capture that a refund gives back."""
+    attempt = await attempts.get_attempt(tx, refund.attempt_id)
+    return CapturedAttempt(
+        attempt_id=attempt.attempt_id,
+        amount=attempt.captured or attempt.amount,
+        ref=attempt.channel_ref,
+        trade_no=attempt.channel_trade_no,
+    )
 
 
 def _answer_of(refund: Refund) -> Refund:

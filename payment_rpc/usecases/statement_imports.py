@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,8 +19,9 @@ from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from mesh.logs import get_logger
 from payment_rpc.channels import Channel
+from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.difference import Finding
-from payment_rpc.domain.errors import ChannelNotSupported, ChannelUnavailable
+from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
 from payment_rpc.domain.statement import (
     BadLine,
@@ -29,7 +30,6 @@ from payment_rpc.domain.statement import (
     LineType,
     Statement,
     StatementUnreadable,
-    parse_statement,
 )
 from payment_rpc.store import differences, own_records
 from payment_rpc.store import statement_imports as imports
@@ -39,6 +39,8 @@ from payment_rpc.tables import STATEMENT_IMPORT
 CHUNK = 500  # lines in one transaction
 LINE_ERRORS_SHOWN = 100
 FIRST_YEAR = 2000
+
+Bounds = tuple[datetime, datetime]  # when a day of the channel begins, and when the next one does
 
 log = get_logger()
 
@@ -54,8 +56,7 @@ class StatementImports:
         db: Database,
         clock: Clock,
         ids: Ids,
-        channels: Mapping[str, Channel],
-        day: ChannelDay,
+        channels: Channels,
         timeout_seconds: float,
         wake_worker: Callable[[], None],
         chunk: int = CHUNK,
@@ -64,7 +65,6 @@ class StatementImports:
         self._clock = clock
         self._ids = ids
         self._channels = channels
-        self._day = day
         self._timeout_seconds = timeout_seconds
         self._wake_worker = wake_worker
         self._chunk = chunk
@@ -79,20 +79,14 @@ class StatementImports:
             ChannelNotSupported, InvalidArgument: no such channel, or a day that is not over.
             ChannelUnavailable: the channel gave none; asking again is safe.
         """
-        if channel not in self._channels:
-            raise ChannelNotSupported(
-                f"channel: there is no channel {channel}",
-                fields={"channel": f"not one of {', '.join(self._channels)}"},
-            )
-        wanted = self._past_day(day)
-        content = await self._channels[channel].statement(
-            wanted, timeout_seconds=self._timeout_seconds
-        )
+        source = await self._channels.get(channel)
+        wanted = self._past_day(day, source.capabilities.statement_day)
+        content = await source.statement(wanted, timeout_seconds=self._timeout_seconds)
         now = self._clock.now()
         state, error = "RUNNING", ""
         statement = Statement(lines=(), bad_totals=())
         try:
-            statement = await asyncio.to_thread(parse_statement, content)
+            statement = await asyncio.to_thread(source.parse_statement, content, wanted)
         except StatementUnreadable as problem:
             state, error = "FAILED", str(problem)
         bad = [
@@ -145,17 +139,19 @@ class StatementImports:
         return 1
 
     async def _advance(self, running: StatementImport) -> None:
-        matching = await self._open(running)
+        channel = await self._channels.get(running.channel)
+        bounds = channel.capabilities.statement_day.bounds(date.fromisoformat(running.date))
+        matching = await self._open(running, channel, bounds)
         chunk = matching.lines[running.processed : running.processed + self._chunk]
         if chunk and not await self._db.run(self._match, running, matching, chunk):
             return
         if running.processed + len(chunk) >= len(matching.lines):
             await self._db.run(self._file, running, list(matching.wrong_totals()))
-            await self._file_missing(running, matching)
+            await self._file_missing(running, channel, bounds, matching)
             await self._db.run(self._finish, running.import_id)
             self._parsed = None
 
-    def _past_day(self, text: str) -> date:
+    def _past_day(self, text: str, day: ChannelDay) -> date:
         try:
             wanted = date.fromisoformat(text)
         except ValueError:
@@ -163,24 +159,25 @@ class StatementImports:
         now = self._clock.now()
         if wanted.isoformat() != text or wanted.year < FIRST_YEAR:
             raise InvalidArgument.of("date", f"expected a day as YYYY-MM-DD, {FIRST_YEAR} or later")
-        if wanted > (now + timedelta(days=2)).date() or self._day.bounds(wanted)[0] > now:
+        if wanted > (now + timedelta(days=2)).date() or day.bounds(wanted)[0] > now:
             raise InvalidArgument.of("date", "is in the future")
-        ends = self._day.bounds(wanted)[1]
+        ends = day.bounds(wanted)[1]
         if ends > now:
             raise InvalidArgument.of(
                 "date", f"the channel's day is not over before {ends.isoformat()}"
             )
         return wanted
 
-    async def _open(self, running: StatementImport) -> Matching:
+    async def _open(self, running: StatementImport, channel: Channel, bounds: Bounds) -> Matching:
         if self._parsed is None or self._parsed[0] != running.import_id:
             self._parsed = None  # never two of them at once
             packed = await self._db.read(imports.content_of, running.import_id)
-            bounds = self._bounds(running)
 
             def parse() -> Matching:
                 return Matching(
-                    parse_statement(imports.unpacked(packed)),
+                    channel.parse_statement(
+                        imports.unpacked(packed), date.fromisoformat(running.date)
+                    ),
                     channel=running.channel,
                     date=running.date,
                     bounds=bounds,
@@ -188,9 +185,6 @@ class StatementImports:
 
             self._parsed = (running.import_id, await asyncio.to_thread(parse))
         return self._parsed[1]
-
-    def _bounds(self, of: StatementImport) -> tuple[datetime, datetime]:
-        return self._day.bounds(date.fromisoformat(of.date))
 
     async def _match(
         self,
@@ -220,12 +214,14 @@ class StatementImports:
     async def _finish(self, tx: AsyncConnection, import_id: str) -> None:
         await imports.finish(tx, import_id, at=self._clock.now())
 
-    async def _file_missing(self, running: StatementImport, matching: Matching) -> None:
+    async def _file_missing(
+        self, running: StatementImport, channel: Channel, bounds: Bounds, matching: Matching
+    ) -> None:
         """Files what our books have and the statement has not. The statements of the day before and
         the day after are read first: the line may be there.
         """
         elsewhere: dict[str, str] | None = None
-        async for captures, refunds in self._our_day(running):
+        async for captures, refunds in self._our_day(running, bounds):
             lost = [
                 *matching.missing_captures(captures, elsewhere={}),
                 *matching.missing_refunds(refunds, elsewhere={}),
@@ -233,7 +229,7 @@ class StatementImports:
             if not lost:
                 continue
             if elsewhere is None:
-                elsewhere = await self._lines_of_adjacent_days(running)
+                elsewhere = await self._lines_of_adjacent_days(running, channel)
             await self._db.run(
                 self._file,
                 running,
@@ -244,9 +240,9 @@ class StatementImports:
             )
 
     async def _our_day(
-        self, running: StatementImport
+        self, running: StatementImport, bounds: Bounds
     ) -> AsyncIterator[tuple[list[OurCapture], list[OurRefund]]]:
-        begins, ends = self._bounds(running)
+        begins, ends = bounds
         after = ""
         while captures := await self._db.read(
             own_records.captures_of_day,
@@ -270,7 +266,9 @@ class StatementImports:
             yield [], refunds
             after = refunds[-1].refund_id
 
-    async def _lines_of_adjacent_days(self, running: StatementImport) -> dict[str, str]:
+    async def _lines_of_adjacent_days(
+        self, running: StatementImport, channel: Channel
+    ) -> dict[str, str]:
         """The day of each attempt and refund in the statements of the day before and the day after,
         as far as there are any.
         """
@@ -279,10 +277,12 @@ class StatementImports:
             date.fromisoformat(running.date) + timedelta(days=step) for step in (-1, 1)
         ):
             try:
-                content = await self._channels[running.channel].statement(
+                content = await channel.statement(
                     adjacent_day, timeout_seconds=self._timeout_seconds
                 )
-                found_there = await asyncio.to_thread(parse_statement, content)
+                found_there = await asyncio.to_thread(
+                    channel.parse_statement, content, adjacent_day
+                )
             except (ChannelUnavailable, StatementUnreadable):
                 # the import of that day finds the line and turns the difference into a CUTOFF_SHIFT
                 continue

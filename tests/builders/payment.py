@@ -30,7 +30,7 @@ from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.usecases.external_orders import RegisterExternalOrder
 from order_rpc.usecases.payments import UpdateOrderStatus
 from payment_rpc.app import PaymentApp, PaymentConfig
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderExistsDifferent, OrderNotFound
@@ -273,63 +273,37 @@ class UnreliableChannel(SandboxChannel):
         super().__init__(**options)
         self.timeouts_seconds: list[float] = []  # of charges and checkouts
 
-    async def charge(
-        self, *, attempt_id: str, amount: Money, card: Any, expires_at: Any, timeout_seconds: float
-    ) -> ChannelFact:
+    async def charge(self, *, attempt_id: str, timeout_seconds: float, **call: Any) -> ChannelFact:
         self.timeouts_seconds.append(timeout_seconds)
         return await self._open_badly(
             attempt_id,
-            super().charge(
-                attempt_id=attempt_id,
-                amount=amount,
-                card=card,
-                expires_at=expires_at,
-                timeout_seconds=timeout_seconds,
-            ),
+            super().charge(attempt_id=attempt_id, timeout_seconds=timeout_seconds, **call),
         )
 
     async def checkout(
-        self,
-        *,
-        attempt_id: str,
-        amount: Money,
-        subject: str,
-        return_url: str,
-        expires_at: Any,
-        timeout_seconds: float,
-        merchant_name: str = "",
-        description: str = "",
+        self, *, attempt_id: str, timeout_seconds: float, **call: Any
     ) -> ChannelFact:
         self.timeouts_seconds.append(timeout_seconds)
         return await self._open_badly(
             attempt_id,
-            super().checkout(
-                attempt_id=attempt_id,
-                amount=amount,
-                subject=subject,
-                return_url=return_url,
-                expires_at=expires_at,
-                timeout_seconds=timeout_seconds,
-                merchant_name=merchant_name,
-                description=description,
-            ),
+            super().checkout(attempt_id=attempt_id, timeout_seconds=timeout_seconds, **call),
         )
 
-    async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def query(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
         self.queries += 1
         if self.unreachable:
             return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
-        fact = await super().query(attempt_id, timeout_seconds=timeout_seconds)
+        fact = await super().query(attempt_id, ref=ref, timeout_seconds=timeout_seconds)
         if self.after_query is not None:
             hook, self.after_query = self.after_query, None
             await hook()
         return fact
 
-    async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def close(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
         self.closes += 1
         if self.unreachable:
             return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
-        return await super().close(attempt_id, timeout_seconds=timeout_seconds)
+        return await super().close(attempt_id, ref=ref, timeout_seconds=timeout_seconds)
 
     async def _open_badly(self, attempt_id: str, call: Any) -> ChannelFact:
         try:
@@ -638,6 +612,7 @@ async def payment_world(
                 "ids": ids,
                 "orders": orders,
                 "channels": {"sandbox": channel},
+                "hints": channel,
                 "redis": redis,
                 "config": config,
                 "page_tokens": PageTokens(PAGE_TOKEN_SECRET),

@@ -13,6 +13,7 @@ from mesh.call import Caller, Role
 from mesh.failpoints import FailpointRaised
 from mesh.money import Money, RequestedAmount
 from order_rpc.domain.order import Order
+from payment_rpc.channels.requests import CapturedAttempt
 from payment_rpc.domain.callback import CallbackResult
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.errors import (
@@ -180,7 +181,13 @@ class RefundLine:
         monkeypatch.setattr(channel, "query_refund", self.query_refund, raising=False)
 
     async def refund(
-        self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
+        self,
+        *,
+        refund_id: str,
+        of: CapturedAttempt,
+        amount: Money,
+        reason: str,
+        timeout_seconds: float,
     ) -> RefundFact:
         if self.unreachable:
             return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_SENT)
@@ -189,7 +196,7 @@ class RefundLine:
         self.amounts[refund_id] = amount
         return self._answer(refund_id, lost=self.lose_answers)
 
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
+    async def query_refund(self, refund_id: str, **call: Any) -> RefundFact:
         if refund_id not in self.truth:
             return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
         return self._answer(refund_id, lost=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (
     PATIENCE,

@@ -21,7 +21,13 @@ from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.money import Money
 from payment_rpc.channels import Channel
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.inbound import Inbound
+from payment_rpc.channels.requests import CapturedAttempt, Checkout
+from payment_rpc.channels.sandbox.channel import (
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    SandboxChannel,
+)
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
@@ -90,8 +96,9 @@ async def charge(
     return await channel.charge(
         attempt_id=attempt_id,
         amount=amount,
-        card=card(number),
+        instrument=card(number),
         expires_at=expires_at,
+        remember=nothing_to_remember,
         timeout_seconds=timeout_seconds,
     )
 
@@ -112,12 +119,15 @@ async def checkout(
     return await channel.checkout(
         attempt_id=attempt_id,
         amount=amount,
-        subject=subject,
-        return_url=return_url,
+        order=Checkout(
+            subject=subject,
+            return_url=return_url,
+            merchant_name=merchant_name,
+            description=description,
+        ),
         timeout_seconds=PATIENCE,
         expires_at=clock.now() + timedelta(seconds=lives_seconds),
-        merchant_name=merchant_name,
-        description=description,
+        remember=nothing_to_remember,
     )
 
 
@@ -133,11 +143,37 @@ async def refund(
     """Asks for a refund."""
     return await channel.refund(
         refund_id=refund_id,
-        attempt_id=attempt_id,
+        of=CapturedAttempt(attempt_id=attempt_id, amount=amount),
         amount=amount,
         reason=reason,
         timeout_seconds=timeout_seconds,
     )
+
+
+async def query_refund(
+    channel: Channel, refund_id: str = "RF1", *, timeout_seconds: float = PATIENCE
+) -> RefundFact:
+    """Asks for a refund; the sandbox needs no more than its id."""
+    return await channel.query_refund(
+        refund_id,
+        of=CapturedAttempt(attempt_id="ATT1", amount=PRICE),
+        amount=PRICE,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+async def nothing_to_remember(ref: str) -> None:
+    """The sandbox has no ids of its own."""
+    raise AssertionError(f"the sandbox remembers {ref}")
+
+
+def received(
+    channel: Channel, *, body: bytes, timestamp: str, signature: str, now: datetime
+) -> Any:
+    """The fact in a callback of the sandbox."""
+    headers = {TIMESTAMP_HEADER: timestamp, SIGNATURE_HEADER: signature}
+    (fact,) = channel.receive(Inbound(body=body, headers=headers), now=now).news
+    return fact
 
 
 def cashier_url(fact: ChannelFact) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from mesh.errors import PermissionDenied
 from mesh.money import Money
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import (
     ChannelUnavailable,

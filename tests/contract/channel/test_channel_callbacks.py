@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from mesh.errors import InvalidArgument
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from sandbox.signatures import sign_callback
@@ -31,6 +31,7 @@ from tests.support.sandbox_server import (
     checkout,
     http_answer,
     raw_server,
+    received,
     running_sandbox,
 )
 from tools.processes import free_port
@@ -50,7 +51,7 @@ def verified(
 
 
 def of_payment(channel: SandboxChannel, **callback: Any) -> ChannelFact:
-    fact = channel.verify_callback(**callback)
+    fact = received(channel, **callback)
     assert isinstance(fact, ChannelFact)
     return fact
 
@@ -351,7 +352,7 @@ def test_a_callback_that_was_altered_is_refused(
     adapter: SandboxChannel, clock: FakeClock, change: dict[str, Any]
 ) -> None:
     with pytest.raises(SignatureInvalid):
-        adapter.verify_callback(**{**callback(clock), **change})
+        received(adapter, **{**callback(clock), **change})
 
 
 def test_one_changed_byte_breaks_a_callback(adapter: SandboxChannel, clock: FakeClock) -> None:
@@ -362,12 +363,12 @@ def test_one_changed_byte_breaks_a_callback(adapter: SandboxChannel, clock: Fake
         json.dumps(json.loads(genuine["body"]), indent=1).encode(),
     ):
         with pytest.raises(SignatureInvalid):
-            adapter.verify_callback(**{**genuine, "body": body})
+            received(adapter, **{**genuine, "body": body})
 
 
 def test_another_secret_signs_nothing_for_us(adapter: SandboxChannel, clock: FakeClock) -> None:
     with pytest.raises(SignatureInvalid):
-        adapter.verify_callback(**callback(clock, secret=API_KEY))
+        received(adapter, **callback(clock, secret=API_KEY))
 
 
 @pytest.mark.parametrize(
@@ -381,10 +382,10 @@ def test_a_callback_is_good_for_five_minutes(
     clock.advance(seconds)
     genuine["now"] = clock.now()
     if is_fresh:
-        adapter.verify_callback(**genuine)
+        received(adapter, **genuine)
     else:
         with pytest.raises(SignatureInvalid):
-            adapter.verify_callback(**genuine)
+            received(adapter, **genuine)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def test_a_signed_timestamp_that_is_no_timestamp_is_refused(
     genuine = callback(clock)
     signature = sign_callback(CALLBACK_SECRET, timestamp=timestamp, body=genuine["body"])
     with pytest.raises(SignatureInvalid):
-        adapter.verify_callback(**{**genuine, "timestamp": timestamp, "signature": signature})
+        received(adapter, **{**genuine, "timestamp": timestamp, "signature": signature})
 
 
 @pytest.mark.parametrize(
@@ -429,5 +430,5 @@ def test_a_genuine_callback_about_nothing_is_refused_by_name(
     adapter: SandboxChannel, clock: FakeClock, body: bytes
 ) -> None:
     with pytest.raises(InvalidArgument) as refusal:
-        adapter.verify_callback(**callback(clock, body=body))
+        received(adapter, **callback(clock, body=body))
     assert list(refusal.value.fields) == ["body"]

@@ -16,7 +16,7 @@ import uvloop
 from mesh.clock import SystemClock
 from payment_rpc.channels import connections
 from payment_rpc.channels.connections import Connections, NotSent
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from paymesh_cli.certificates import CertificateAuthority
 from tests.support.sandbox_server import (

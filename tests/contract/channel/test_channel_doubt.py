@@ -11,7 +11,8 @@ from datetime import timedelta
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.requests import Checkout
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelStatus
 from tests.support.fakes import FakeClock
@@ -24,6 +25,7 @@ from tests.support.sandbox_server import (
     card,
     charge,
     http_answer,
+    nothing_to_remember,
     raw_server,
     swallow,
     transaction,
@@ -44,16 +46,17 @@ async def assert_facts(
             await channel.charge(
                 attempt_id="ATT1",
                 amount=PRICE,
-                card=card(),
+                instrument=card(),
                 expires_at=expires_at,
+                remember=nothing_to_remember,
                 timeout_seconds=timeout_seconds,
             ),
             await channel.checkout(
                 attempt_id="ATT1",
                 amount=PRICE,
-                subject="x",
-                return_url="",
+                order=Checkout(subject="x", return_url=""),
                 expires_at=expires_at,
+                remember=nothing_to_remember,
                 timeout_seconds=timeout_seconds,
             ),
             await channel.query("ATT1", timeout_seconds=timeout_seconds),

@@ -9,10 +9,11 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels import CapturesPage, RefundsPage, sandbox_api
-from payment_rpc.channels import sandbox_answers as answers
-from payment_rpc.channels.sandbox import SandboxChannel
-from payment_rpc.channels.sandbox_answers import Unclear
+from payment_rpc.channels import CapturesPage, RefundsPage
+from payment_rpc.channels.sandbox import answers
+from payment_rpc.channels.sandbox import api as sandbox_api
+from payment_rpc.channels.sandbox.answers import Unclear
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus

@@ -15,7 +15,7 @@ import pytest
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from sandbox.signatures import sign_callback
@@ -28,7 +28,9 @@ from tests.support.sandbox_server import (
     adapter_to,
     charge,
     http_answer,
+    query_refund,
     raw_server,
+    received,
     refund,
     running_sandbox,
     swallow,
@@ -54,7 +56,7 @@ async def running(
 
 
 async def query(channel: SandboxChannel, refund_id: str = "RF1") -> RefundFact:
-    return await channel.query_refund(refund_id, timeout_seconds=PATIENCE)
+    return await query_refund(channel, refund_id, timeout_seconds=PATIENCE)
 
 
 async def test_a_refund_gives_back_what_was_captured_and_its_fee(
@@ -148,7 +150,8 @@ def verified(
     channel: SandboxChannel, request: tuple[dict[str, str], bytes], clock: FakeClock
 ) -> Any:
     headers, body = request
-    return channel.verify_callback(
+    return received(
+        channel,
         body=body,
         timestamp=headers["x-channel-timestamp"],
         signature=headers["x-channel-signature"],
@@ -284,9 +287,7 @@ def refund_body(**changes: Any) -> bytes:
 async def test_a_genuine_refund_callback_that_makes_no_sense_is_only_doubt(
     change: dict[str, Any],
 ) -> None:
-    fact = adapter_to("http://127.0.0.1:1").verify_callback(
-        **signed(refund_body(**change)), now=EPOCH
-    )
+    fact = received(adapter_to("http://127.0.0.1:1"), **signed(refund_body(**change)), now=EPOCH)
     assert isinstance(fact, RefundFact)
     assert fact.status is RefundChannelStatus.UNKNOWN
 
@@ -296,14 +297,16 @@ async def test_a_genuine_refund_callback_that_makes_no_sense_is_only_doubt(
 )
 async def test_a_callback_about_nothing_that_we_know_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
-        adapter_to("http://127.0.0.1:1").verify_callback(**signed(refund_body(**change)), now=EPOCH)
+        received(adapter_to("http://127.0.0.1:1"), **signed(refund_body(**change)), now=EPOCH)
 
 
 async def test_an_altered_refund_callback_is_refused() -> None:
     genuine = signed(refund_body())
     with pytest.raises(SignatureInvalid):
-        adapter_to("http://127.0.0.1:1").verify_callback(
-            **{**genuine, "body": refund_body(amount="99.98")}, now=EPOCH
+        received(
+            adapter_to("http://127.0.0.1:1"),
+            **{**genuine, "body": refund_body(amount="99.98")},
+            now=EPOCH,
         )
 
 
@@ -317,7 +320,7 @@ async def facts_of(
     try:
         return [
             (await refund(channel, timeout_seconds=timeout_seconds)).status,
-            (await channel.query_refund("RF1", timeout_seconds=timeout_seconds)).status,
+            (await query_refund(channel, "RF1", timeout_seconds=timeout_seconds)).status,
         ]
     finally:
         await channel.aclose()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
 from sandbox.fault_injector import KINDS
 from tests.support.fakes import FakeClock

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from mesh.money import Money
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from tests.support.sandbox_server import (
     API_KEY,

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus
 from sandbox.misbehaviour import PAYMENTS, REFUNDS
@@ -29,6 +29,7 @@ from tests.support.sandbox_server import (
     charge,
     checkout,
     http_answer,
+    query_refund,
     raw_server,
     refund,
     running_sandbox,
@@ -77,7 +78,7 @@ async def test_whatever_becomes_of_the_answer_the_refund_has_left(
     assert (
         await refund(channel, attempt_id="ATT2", amount=price(digits), timeout_seconds=IMPATIENCE)
     ).status is RefundChannelStatus.UNKNOWN
-    known = await channel.query_refund("RF1", timeout_seconds=PATIENCE)
+    known = await query_refund(channel, "RF1", timeout_seconds=PATIENCE)
     assert known.status is RefundChannelStatus.SUCCESS
     assert await refund(channel, attempt_id="ATT2", amount=price(digits)) == known
 

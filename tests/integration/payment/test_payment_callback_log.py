@@ -21,7 +21,8 @@ from mesh.errors import InvalidArgument, RateLimited
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
 from payment_rpc.audit.checks import violations
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.inbound import Inbound
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.callback import (
     BODY_BYTES_MAX,
     OTHER_RETENTION,
@@ -681,4 +682,4 @@ def test_a_callback_that_says_nothing_is_about_nothing(body: bytes) -> None:
     channel = SandboxChannel(
         base_url="http://127.0.0.1:1", api_key="k", callback_secret=CALLBACK_SECRET
     )
-    assert channel.subject_of(body) == Subject()
+    assert channel.subject_of(Inbound(body=body, headers={})) == Subject()

@@ -573,5 +573,5 @@ async def test_an_attempt_that_cannot_be_asked_for_stands_in_nobodys_way(
     world.clock.advance(LEASE_SECONDS)
     with capture_logs() as logs:
         assert await world.app.polling.run_once() == 3
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["step_broke"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["asking_failed"]
     assert [row["state"] for row in await world.rows(PAYMENT)] == ["PAYING", "SUCCESS", "SUCCESS"]

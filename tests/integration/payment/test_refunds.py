@@ -356,13 +356,13 @@ async def test_a_refund_that_gets_no_answer_keeps_no_other_one_waiting(
     line.lose_answers = False
     told, ended = asyncio.Event(), list[str]()
 
-    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundFact:
+    async def query_refund(refund_id: str, **call: Any) -> RefundFact:
         if refund_id == hung.refund_id:
             await told.wait()  # until all of the others have their answer
         ended.append(refund_id)
         if len(ended) == len(others):
             told.set()
-        return await line.query_refund(refund_id, timeout_seconds=timeout_seconds)
+        return await line.query_refund(refund_id, **call)
 
     monkeypatch.setattr(world.channel, "query_refund", query_refund)
     world.clock.advance(LEASE_SECONDS)

@@ -18,7 +18,7 @@ from mesh.idempotency import RECEIPT
 from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
 from order_rpc.domain.order import OrderState
-from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
+from payment_rpc.channels.sandbox.channel import PUBLISHED_MD5_SECRET
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import (
     CardDeclined,

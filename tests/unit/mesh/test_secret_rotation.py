@@ -16,11 +16,11 @@ import pytest
 from mesh.errors import PageTokenInvalid
 from mesh.paging import PageTokens
 from mesh.settings import MeshSettings
-from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import SignatureInvalid
-from payment_rpc.domain.facts import ChannelFact
 from seckill_rpc.domain.errors import TicketInvalid
 from seckill_rpc.domain.ticket import Ticket, Tickets
+from tests.support.sandbox_server import received
 
 OLD, NEW, STRANGE = b"o" * 32, b"n" * 32, b"x" * 32
 LIST: dict[str, Any] = {"list_name": "ListOrders", "filter": {"merchant_id": "mall"}}
@@ -67,12 +67,10 @@ def callback(secret: bytes) -> dict[str, Any]:
 def test_callbacks_of_both_secrets_are_believed_and_of_no_third() -> None:
     both = channel(callback_secret=NEW.decode(), other_callback_secrets=[OLD.decode()])
     for secret in (OLD, NEW):
-        fact = both.verify_callback(**callback(secret))
-        assert isinstance(fact, ChannelFact)
-        assert fact.attempt_id == "ATT1"
+        assert received(both, **callback(secret)).attempt_id == "ATT1"
     for one in (channel(callback_secret=NEW.decode()), both):
         with pytest.raises(SignatureInvalid):
-            one.verify_callback(**callback(STRANGE if one is both else OLD))
+            received(one, **callback(STRANGE if one is both else OLD))
 
 
 def test_hints_of_both_secrets_are_believed_and_of_no_third() -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.dialects import sqlite
 
 from mesh.db import UtcMillis
-from payment_rpc.channels.sandbox_answers import Unclear, read_refund, read_transaction
+from payment_rpc.channels.sandbox.answers import Unclear, read_refund, read_transaction
 from payment_rpc.domain.statement import COLUMNS, BadLine, Line, is_plausible_day, parse_statement
 
 STRANGE = [

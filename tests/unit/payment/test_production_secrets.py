@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from payment_rpc.__main__ import _sandbox
-from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
+from payment_rpc.channels.sandbox.channel import PUBLISHED_MD5_SECRET
 from payment_rpc.settings import PaymentSettings
 from seckill_rpc.redis.connection import UnsafeRedis, require_safe
 

@@ -4,35 +4,47 @@ be read is UNKNOWN.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Sequence
+from datetime import date, datetime, time
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from mesh.errors import InvalidArgument
-from mesh.logs import get_logger
 from mesh.money import Money
-from payment_rpc.channels import CapturesPage, CardDetails, RefundsPage
-from payment_rpc.channels import sandbox_answers as answers
-from payment_rpc.channels import sandbox_signatures as signatures
+from payment_rpc.channels import CapturesPage, RefundsPage
+from payment_rpc.channels.capabilities import (
+    Capabilities,
+    Close,
+    FeeKnown,
+    Instrument,
+    StatementKind,
+)
 from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
-from payment_rpc.channels.sandbox_answers import Unclear
-from payment_rpc.channels.sandbox_api import SandboxApi
+from payment_rpc.channels.inbound import Ack, Inbound, Received
+from payment_rpc.channels.requests import (
+    CapturedAttempt,
+    CardDetails,
+    Checkout,
+    PaymentToken,
+    Remember,
+)
+from payment_rpc.channels.sandbox import answers, signatures
+from payment_rpc.channels.sandbox.answers import Unclear
+from payment_rpc.channels.sandbox.api import SandboxApi
+from payment_rpc.channels.sandbox.calls import SandboxFacts
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
-from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
+from payment_rpc.domain.refund_facts import RefundFact
+from payment_rpc.domain.statement import ChannelDay, Statement, parse_statement
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
 
-_NOT_FOUND = 404
-_NOT_CLOSABLE = (409, "not_closable")
-
-# The sandbox's documentation says that it records nothing when it answers these.
-_REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
-
-_log = get_logger()
+TIMESTAMP_HEADER = "x-channel-timestamp"
+SIGNATURE_HEADER = "x-channel-signature"
+SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
 
 class SandboxChannel:
@@ -48,6 +60,7 @@ class SandboxChannel:
         other_callback_secrets: Sequence[str] = (),
         other_md5_secrets: Sequence[str] = (),
         connections_max: int = CONNECTIONS_MAX,
+        statement_day: ChannelDay = SHANGHAI_DAY,
     ) -> None:
         """
         Args:
@@ -56,7 +69,17 @@ class SandboxChannel:
             md5_secret: of source 001's rule.
             other_callback_secrets, other_md5_secrets: accepted too, while a secret is rotated.
             connections_max: calls in flight; more wait for at most 2 s.
+            statement_day: how it counts the days of its statements.
         """
+        self._capabilities = Capabilities(
+            instruments=frozenset({Instrument.CARD, Instrument.REDIRECT}),
+            currencies=None,
+            close=Close.TOMBSTONE,
+            lists_days=True,
+            statement=StatementKind.TRADES,
+            statement_day=statement_day,
+            fee_known=FeeKnown.AT_CAPTURE,
+        )
         self._callback_secrets = [
             secret.encode() for secret in (callback_secret, *other_callback_secrets)
         ]
@@ -69,6 +92,7 @@ class SandboxChannel:
         self._api = SandboxApi(
             Connections(base_url, headers=headers, connections_max=connections_max)
         )
+        self._facts = SandboxFacts(self._api)
 
     @property
     def name(self) -> str:
@@ -76,9 +100,14 @@ class SandboxChannel:
         return "sandbox"
 
     @property
-    def closable(self) -> bool:
-        """`close` leaves tombstones."""
-        return True
+    def provider(self) -> str:
+        """There is one account of it."""
+        return "sandbox"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It takes everything, and `close` leaves tombstones."""
+        return self._capabilities
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -89,11 +118,16 @@ class SandboxChannel:
         *,
         attempt_id: str,
         amount: Money,
-        card: CardDetails,
+        instrument: CardDetails | PaymentToken,
         expires_at: datetime | None,
+        remember: Remember,
         timeout_seconds: float,
+        capture: bool = True,
     ) -> ChannelFact:
-        """Charges a card."""
+        """Charges a card. It can be asked by our own id, so there is nothing to remember."""
+        if isinstance(instrument, PaymentToken) or not capture:
+            raise ValueError("the sandbox charges cards at once")  # its capabilities say so
+        card = instrument
         body = {
             "attempt_id": attempt_id,
             "amount": amount.format(),
@@ -106,7 +140,7 @@ class SandboxChannel:
             },
             "expires_at": None if expires_at is None else expires_at.isoformat(),
         }
-        return await self._open(
+        return await self._facts.open(
             "/v1/charges", body, attempt_id=attempt_id, timeout_seconds=timeout_seconds
         )
 
@@ -115,31 +149,36 @@ class SandboxChannel:
         *,
         attempt_id: str,
         amount: Money,
-        subject: str,
-        return_url: str,
+        order: Checkout,
         expires_at: datetime,
+        remember: Remember,
         timeout_seconds: float,
-        merchant_name: str = "",
-        description: str = "",
+        capture: bool = True,
     ) -> ChannelFact:
         """Opens a cashier page; the fact is PENDING with REDIRECT_URL."""
+        if not capture:
+            raise ValueError("the sandbox holds no money")  # its capabilities say so
         body = {
             "attempt_id": attempt_id,
             "amount": amount.format(),
             "currency": amount.currency,
-            "subject": subject,
-            "return_url": return_url,
+            "subject": order.subject,
+            "return_url": order.return_url,
             "expires_at": expires_at.isoformat(),
-            "merchant_name": merchant_name,
-            "description": description,
+            "merchant_name": order.merchant_name,
+            "description": order.description,
         }
-        return await self._open(
+        return await self._facts.open(
             "/v1/checkouts", body, attempt_id=attempt_id, timeout_seconds=timeout_seconds
         )
 
-    async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def advance(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
+        """No step of an attempt is ours."""
+        return await self.query(attempt_id, ref=ref, timeout_seconds=timeout_seconds)
+
+    async def query(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
         """What became of an attempt; NOT_FOUND when the sandbox does not know it."""
-        return await self._ask(
+        return await self._facts.ask(
             "GET",
             f"/v1/transactions/{quote(attempt_id, safe='')}",
             attempt_id=attempt_id,
@@ -147,72 +186,81 @@ class SandboxChannel:
         )
 
     async def refund(
-        self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
+        self,
+        *,
+        refund_id: str,
+        of: CapturedAttempt,
+        amount: Money,
+        reason: str,
+        timeout_seconds: float,
     ) -> RefundFact:
         """Gives back a part of what was captured under an attempt."""
-        body = {
-            "refund_id": refund_id,
-            "attempt_id": attempt_id,
-            "amount": amount.format(),
-            "currency": amount.currency,
-            "reason": reason,
-        }
-        try:
-            status_code, content = await self._api.exchange(
-                "POST", "/v1/refunds", body, timeout_seconds=timeout_seconds
-            )
-            if (status_code, answers.error_code(content)) not in _REFUSED_UNSEEN:
-                _must_be_ok(status_code, content)
-                return answers.read_refund(
-                    content, refund_id=refund_id, attempt_id=attempt_id, amount=amount
-                )
-            problem = f"refused with {status_code}"
-        except NotSent as error:
-            problem = str(error)
-        except (Lost, Unclear) as error:
-            return self._refund_unknown(refund_id, error)
-        _log.error("channel_not_reached", channel=self.name, refund_id=refund_id, problem=problem)
-        return RefundFact(
+        return await self._facts.refund(
+            {
+                "refund_id": refund_id,
+                "attempt_id": of.attempt_id,
+                "amount": amount.format(),
+                "currency": amount.currency,
+                "reason": reason,
+            },
             refund_id=refund_id,
-            status=RefundChannelStatus.NOT_SENT,
-            reason="CHANNEL_UNAVAILABLE",
-            message=problem,
+            attempt_id=of.attempt_id,
+            amount=amount,
+            timeout_seconds=timeout_seconds,
         )
 
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
+    async def query_refund(
+        self,
+        refund_id: str,
+        *,
+        of: CapturedAttempt,
+        amount: Money,
+        timeout_seconds: float,
+        refund_no: str = "",
+    ) -> RefundFact:
         """What became of a refund; NOT_FOUND when the sandbox does not know it."""
-        try:
-            status_code, content = await self._api.exchange(
-                "GET",
-                f"/v1/refunds/{quote(refund_id, safe='')}",
-                None,
-                timeout_seconds=timeout_seconds,
-            )
-            if status_code == _NOT_FOUND and answers.error_code(content) == "not_found":
-                return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
-            _must_be_ok(status_code, content)
-            return answers.read_refund(content, refund_id=refund_id)
-        except (NotSent, Lost, Unclear) as error:
-            return self._refund_unknown(refund_id, error)
+        return await self._facts.query_refund(refund_id, timeout_seconds=timeout_seconds)
 
-    async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def close(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
         """Closes an attempt, with a tombstone when the sandbox does not know it; NOT_CLOSABLE when
         the sandbox does not close this one.
         """
-        return await self._ask(
+        return await self._facts.ask(
             "POST",
             f"/v1/transactions/{quote(attempt_id, safe='')}/close",
             attempt_id=attempt_id,
             timeout_seconds=timeout_seconds,
         )
 
-    def verify_callback(
-        self, *, body: bytes, timestamp: str, signature: str, now: datetime
-    ) -> ChannelFact | RefundFact:
+    async def capture(
+        self,
+        attempt_id: str,
+        *,
+        ref: str,
+        capture_id: str,
+        amount: Money,
+        is_final: bool,
+        timeout_seconds: float,
+    ) -> ChannelFact:
+        """Never: its capabilities say so."""
+        raise ValueError("the sandbox holds no money")
+
+    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
+        """Never: its capabilities say so."""
+        raise ValueError("the sandbox holds no money")
+
+    def receive(self, inbound: Inbound, *, now: datetime) -> Received:
         """Reads a callback after checking its HMAC."""
         signatures.check_callback(
-            self._callback_secrets, body=body, timestamp=timestamp, signature=signature, now=now
+            self._callback_secrets,
+            body=inbound.body,
+            timestamp=inbound.headers.get(TIMESTAMP_HEADER, ""),
+            signature=inbound.headers.get(SIGNATURE_HEADER, ""),
+            now=now,
         )
+        return Received(news=(self._news(inbound.body),))
+
+    def _news(self, body: bytes) -> ChannelFact | RefundFact:
         try:
             about = msgspec.json.decode(body, type=answers.Callback)
         except answers.UNREADABLE:
@@ -222,18 +270,26 @@ class SandboxChannel:
                 try:
                     return answers.read_transaction(body, attempt_id=about.attempt_id)
                 except Unclear as problem:
-                    return self._unknown(about.attempt_id, problem)
+                    return self._facts.unknown(about.attempt_id, problem)
             case "refund" if about.refund_id:
                 try:
                     return answers.read_refund(body, refund_id=about.refund_id)
                 except Unclear as problem:
-                    return self._refund_unknown(about.refund_id, problem)
+                    return self._facts.refund_unknown(about.refund_id, problem)
             case _:
                 raise InvalidArgument.of("body", "about neither a payment nor a refund")
 
-    def subject_of(self, body: bytes) -> Subject:
+    def subject_of(self, inbound: Inbound) -> Subject:
         """The ids in a callback."""
-        return answers.read_subject(body)
+        return answers.read_subject(inbound.body)
+
+    def ack(self, *, accepted: bool) -> Ack:
+        """Source 001's word, or a refusal after which it delivers again."""
+        return Ack(status_code=200, body=b"success") if accepted else Ack(status_code=400)
+
+    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
+        """Never: its secrets are configured."""
+        raise SignatureInvalid
 
     def verify_hint(
         self,
@@ -295,6 +351,15 @@ class SandboxChannel:
         """The channel's file of a day."""
         return await self._api.statement(date, timeout_seconds=timeout_seconds)
 
+    def parse_statement(self, content: bytes, date: date) -> Statement:
+        """Reads its CSV."""
+        return parse_statement(content)
+
+    async def check(self, *, timeout_seconds: float) -> str:
+        """Asks for an attempt that nobody made."""
+        fact = await self.query("check", timeout_seconds=timeout_seconds)
+        return "" if fact.status is ChannelStatus.NOT_FOUND else fact.message
+
     async def captures_of_day(
         self, date: date, *, after: str, timeout_seconds: float
     ) -> CapturesPage:
@@ -318,71 +383,3 @@ class SandboxChannel:
             return answers.read_refunds(content)
         except Unclear as problem:
             raise ChannelUnavailable(f"no refunds: {problem}") from None
-
-    async def _open(
-        self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float
-    ) -> ChannelFact:
-        """A call that may move money."""
-        try:
-            status_code, content = await self._api.exchange(
-                "POST", path, body, timeout_seconds=timeout_seconds
-            )
-            if (
-                status_code == answers.OK
-                or (status_code, answers.error_code(content)) not in _REFUSED_UNSEEN
-            ):
-                return _read_answer(status_code, content, attempt_id=attempt_id)
-            problem = f"refused with {status_code}"
-        except NotSent as error:
-            problem = str(error)
-        except (Lost, Unclear) as error:
-            return self._unknown(attempt_id, error)
-        _log.error("channel_not_reached", channel=self.name, attempt_id=attempt_id, problem=problem)
-        return ChannelFact(
-            attempt_id=attempt_id,
-            status=ChannelStatus.NOT_SENT,
-            reason="CHANNEL_UNAVAILABLE",
-            message=problem,
-        )
-
-    async def _ask(
-        self, method: str, path: str, *, attempt_id: str, timeout_seconds: float
-    ) -> ChannelFact:
-        """A call that moves no money: its failure says nothing about the attempt."""
-        try:
-            status_code, content = await self._api.exchange(
-                method, path, None, timeout_seconds=timeout_seconds
-            )
-            if status_code == _NOT_FOUND and answers.error_code(content) == "not_found":
-                return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_FOUND)
-            if (status_code, answers.error_code(content)) == _NOT_CLOSABLE:
-                return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_CLOSABLE)
-            return _read_answer(status_code, content, attempt_id=attempt_id)
-        except (NotSent, Lost, Unclear) as error:
-            return self._unknown(attempt_id, error)
-
-    def _refund_unknown(self, refund_id: str, problem: Exception) -> RefundFact:
-        _log.warning(
-            "channel_answer_unknown", channel=self.name, refund_id=refund_id, problem=str(problem)
-        )
-        return RefundFact(
-            refund_id=refund_id, status=RefundChannelStatus.UNKNOWN, message=str(problem)
-        )
-
-    def _unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
-        _log.warning(
-            "channel_answer_unknown", channel=self.name, attempt_id=attempt_id, problem=str(problem)
-        )
-        return ChannelFact(
-            attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem)
-        )
-
-
-def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:
-    _must_be_ok(status_code, content)
-    return answers.read_transaction(content, attempt_id=attempt_id)
-
-
-def _must_be_ok(status_code: int, content: bytes) -> None:
-    if status_code != answers.OK:
-        raise Unclear(f"answered {status_code} {answers.error_code(content)}".rstrip())

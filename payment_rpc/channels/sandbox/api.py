@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from datetime import date
 
 from payment_rpc.channels.connections import ANSWER_BYTES_MAX, Connections, Lost, NotSent
-from payment_rpc.channels.sandbox_answers import OK, error_code
+from payment_rpc.channels.sandbox.answers import OK, error_code
 from payment_rpc.domain.errors import ChannelUnavailable
 
 _STATEMENT_BYTES_MAX = 64 * 1024 * 1024  # of a day; a line has about 150
 _PAGE = 500
 _PAGE_BYTES_MAX = 4 * 1024 * 1024
-# A channel that does not even accept the connection: fail early, so that NOT_SENT is certain.
-_CONNECT_SECONDS_MAX = 2.0
 
 
 class SandboxApi:
@@ -42,22 +39,13 @@ class SandboxApi:
         Raises:
             NotSent: no byte of the request left. Lost: it may have arrived.
         """
-        if timeout_seconds <= 0:
-            raise NotSent("no time left")
-        # Waiting and connecting time out before the whole call does, and then nothing was sent.
-        connect_seconds = min(timeout_seconds / 2, _CONNECT_SECONDS_MAX)
-        content = None if body is None else json.dumps(body).encode()
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                answer = await self._connections.request(
-                    method,
-                    path,
-                    body=content,
-                    connect_seconds=connect_seconds,
-                    answer_bytes_max=answer_bytes_max,
-                )
-        except TimeoutError:
-            raise Lost("no answer in time") from None
+        answer = await self._connections.exchange(
+            method,
+            path,
+            body=None if body is None else json.dumps(body).encode(),
+            timeout_seconds=timeout_seconds,
+            answer_bytes_max=answer_bytes_max,
+        )
         return answer.status_code, answer.body
 
     async def page(self, path: str, *, after: str, timeout_seconds: float) -> bytes:

@@ -1,0 +1,35 @@
+"""The channels of an installation, by the name of their account."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from payment_rpc.channels import Channel
+from payment_rpc.domain.errors import ChannelNotSupported
+
+# Opens the channel of a merchant's account; None when there is no such account.
+Load = Callable[[str], Awaitable[Channel | None]]
+
+
+class Channels:
+    """Channels that the process was configured with, and those of merchants' accounts."""
+
+    def __init__(self, fixed: Mapping[str, Channel], load: Load | None = None) -> None:
+        """`load` opens the channel of an account; None: there are no accounts."""
+        self._fixed = fixed
+        self._load = load
+
+    async def get(self, name: str) -> Channel:
+        """The channel of an account, whatever its state: attempts that were begun there end there.
+
+        Raises:
+            ChannelNotSupported: there is none.
+        """
+        channel = self._fixed.get(name)
+        if channel is None and self._load is not None:
+            channel = await self._load(name)
+        if channel is None:
+            raise ChannelNotSupported(
+                f"channel: there is no channel {name!r}", fields={"channel": "unknown"}
+            )
+        return channel

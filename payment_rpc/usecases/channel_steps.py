@@ -1,0 +1,77 @@
+"""What must be committed before a channel is asked to move money: its own id of an attempt, and
+our intention to take the step that is ours (docs/protocols.md 1).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.failpoints import failpoint
+from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.errors import PaymentStateInvalid
+from payment_rpc.domain.payment import PaymentState
+from payment_rpc.store import attempts, payments
+
+
+class ChannelSteps:
+    """Commits steps of attempts."""
+
+    def __init__(self, *, db: Database, clock: Clock, lease: timedelta) -> None:
+        self._db = db
+        self._clock = clock
+        self._lease = lease
+
+    async def remember(self, attempt: Attempt, ref: str) -> None:
+        """Commits the channel's own id of an attempt that is being sent.
+
+        Raises:
+            PaymentStateInvalid: it may not be sent any more: it has a result, its payment is being
+                closed, or its lease is over, so that a worker may have given it up.
+        """
+        await self._db.run(self._remember, attempt, ref)
+        failpoint("payment.channel.after_remember")
+
+    async def begin_step(self, attempt: Attempt) -> Attempt | None:
+        """Commits that we take the step of an attempt that is ours, and leases it meanwhile. None
+        when the step may not be taken: the attempt has a result, its payment is being closed, or
+        somebody else is at it.
+        """
+        begun = await self._db.run(self._begin_step, attempt)
+        if begun is not None:
+            failpoint("payment.channel.after_intention")
+        return begun
+
+    async def _remember(self, tx: AsyncConnection, sent: Attempt, ref: str) -> None:
+        now = self._clock.now()
+        payment = await payments.lock_payment(tx, sent.payment_id)
+        present = await attempts.get_attempt(tx, sent.attempt_id)
+        if (
+            payment.state is not PaymentState.PAYING
+            or present.state not in OPEN
+            or present.lease_until <= now
+        ):
+            raise PaymentStateInvalid(
+                f"{sent.attempt_id} may not be sent any more", payment_id=sent.payment_id
+            )
+        if present.channel_ref != ref:
+            await attempts.save_attempt(
+                tx, present.remember(ref, at=now), read_version=present.version
+            )
+
+    async def _begin_step(self, tx: AsyncConnection, seen: Attempt) -> Attempt | None:
+        now = self._clock.now()
+        payment = await payments.lock_payment(tx, seen.payment_id)
+        present = await attempts.get_attempt(tx, seen.attempt_id)
+        if (
+            payment.state is not PaymentState.PAYING
+            or present.state not in OPEN
+            or present.lease_until > now
+        ):
+            return None
+        begun = present.begin_step(lease=self._lease, at=now)
+        await attempts.save_attempt(tx, begun, read_version=present.version)
+        return begun
