@@ -24,6 +24,7 @@ from tests.support.sandbox_server import (
     PRICE,
     RunningSandbox,
     charge,
+    refund,
 )
 
 SECONDS = 5.0
@@ -67,13 +68,7 @@ async def test_refunds_are_listed_by_the_day_they_were_asked_for_as_they_are_now
 ) -> None:
     await charge(channel, "ATT1")
     for refund_id, amount in (("RF1", Money(100, "CNY")), ("RF2", Money(PRICE.minor * 9, "CNY"))):
-        await channel.refund(
-            refund_id=refund_id,
-            attempt_id="ATT1",
-            amount=amount,
-            reason="",
-            timeout_seconds=SECONDS,
-        )
+        await refund(channel, refund_id, amount=amount, reason="", timeout_seconds=SECONDS)
     page = await channel.refunds_of_day(clock.now().date(), after="", timeout_seconds=SECONDS)
     assert [
         (listed.fact.refund_id, listed.attempt_id, listed.amount.minor, listed.fact.status)

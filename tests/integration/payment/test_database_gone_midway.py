@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import Unavailable
-from mesh.money import Money, RequestedAmount
+from mesh.money import RequestedAmount
 from payment_rpc.domain.callback import CallbackResult
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.refund import RefundState
@@ -69,16 +69,8 @@ async def test_a_refund_whose_database_dies_after_it_was_sent_is_on_its_way(
     line = RefundLine(world.channel, monkeypatch)
     send = line.refund
 
-    async def dies(
-        *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundFact:
-        sent = await send(
-            refund_id=refund_id,
-            attempt_id=attempt_id,
-            amount=amount,
-            reason=reason,
-            timeout_seconds=timeout_seconds,
-        )
+    async def dies(**call: Any) -> RefundFact:
+        sent = await send(**call)
         own_mariadb.kill()
         return sent
 

@@ -19,6 +19,7 @@ from mesh.errors import InvalidArgument
 from mesh.money import RequestedAmount
 from mesh.paging import PageTokens
 from payment_rpc.app import PaymentApp
+from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.difference import Difference
 from payment_rpc.domain.errors import (
     ChannelNotSupported,
@@ -274,13 +275,11 @@ async def test_an_import_that_was_cut_by_a_crash_goes_on_where_it_was(world: Pay
     await plant(world, 3, "amount_over", "duplicate_line", "missing_line")
 
     def another() -> StatementImports:
-        app = world.app
         return StatementImports(
             db=world.db,
             clock=world.clock,
             ids=world.ids,
-            channels={"sandbox": world.channel},
-            day=app.statement_imports._day,
+            channels=Channels({"sandbox": world.channel}),
             timeout_seconds=2,
             wake_worker=lambda: None,
             chunk=2,
