@@ -141,6 +141,7 @@ class Polling:
             case Close.NEVER:
                 return await self._close_after_grace(channel, attempt, scan_log)
             case Close.TOMBSTONE | Close.KNOWN | Close.DEADLINE:
+                asked_at = self._clock.now()
                 fact = await scan_log.run(
                     ScanAction.CLOSE,
                     channel.close(
@@ -152,7 +153,7 @@ class Polling:
         if fact.status is ChannelStatus.NOT_CLOSABLE:
             return await self._close_after_grace(channel, attempt, scan_log)
         if fact.status is ChannelStatus.NOT_FOUND:
-            fact = await self._given_up(channel, attempt, fact, scan_log)
+            fact = await self._given_up(channel, attempt, fact, scan_log, asked_at=asked_at)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
     async def _close_by_promise(
@@ -173,6 +174,7 @@ class Polling:
             scan_log.add_decision(ScanAction.CLOSE, "PROMISED")
             fact = _closed_here(present, "no step of ours was taken")
             return await self._channel_results.apply(fact, steps=scan_log.steps)
+        asked_at = self._clock.now()
         fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, present))
         if fact.is_our_turn:
             fact = await scan_log.run(
@@ -184,15 +186,24 @@ class Polling:
                 ),
             )
         elif fact.status is ChannelStatus.NOT_FOUND:
-            fact = await self._given_up(channel, present, fact, scan_log)
+            fact = await self._given_up(channel, present, fact, scan_log, asked_at=asked_at)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
     async def _given_up(
-        self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
+        self,
+        channel: Channel,
+        attempt: Attempt,
+        fact: ChannelFact,
+        scan_log: _ScanLog,
+        *,
+        asked_at: datetime,
     ) -> ChannelFact:
-        """CLOSED instead of NOT_FOUND, where it proves that nobody can pay the attempt."""
+        """CLOSED instead of NOT_FOUND, where it proves that nobody can pay the attempt: its lease
+        was over when the channel was asked. Time that passed during the question proves nothing.
+        """
+        # a repeated call may have leased it since it was read
         present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
-        if present.lease_until > self._clock.now() or not _is_lost(channel, present):
+        if present.lease_until > asked_at or not _is_lost(channel, present):
             return fact
         scan_log.add_decision(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
         return ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
@@ -201,19 +212,12 @@ class Polling:
         self, channel: Channel, attempt: Attempt, scan_log: _ScanLog
     ) -> Applied:
         """Queries an attempt that cannot be closed at its channel. It is CLOSED when its deadline
-        and the grace are over; a capture after that is late money. One that the channel does not
-        know is lost as soon as its lease is over, unless a buyer may hold what pays it.
+        and the grace are over; a capture after that is late money.
         """
         # compared below: time that passes during the query proves nothing
         asked_at = self._clock.now()
         fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, attempt))
-        if fact.status is ChannelStatus.NOT_FOUND and _is_lost(channel, attempt):
-            # a repeated call may have leased it since it was read
-            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
-            if present.lease_until <= asked_at:
-                fact = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
-                scan_log.add_decision(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
-        elif fact.status in (ChannelStatus.PENDING, ChannelStatus.NOT_FOUND):
+        if fact.status in (ChannelStatus.PENDING, ChannelStatus.NOT_FOUND):
             payment = await self._db.read(payments.read_payment, attempt.payment_id)
             if payment.expires_at + self._schedule.close_grace <= asked_at:
                 fact = _closed_here(attempt, "nobody paid until the deadline")

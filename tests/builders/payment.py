@@ -30,6 +30,7 @@ from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.usecases.external_orders import RegisterExternalOrder
 from order_rpc.usecases.payments import UpdateOrderStatus
 from payment_rpc.app import PaymentApp, PaymentConfig
+from payment_rpc.channels.capabilities import Close
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
@@ -326,6 +327,11 @@ class UnreliableChannel(SandboxChannel):
             if self.lose_answers
             else fact
         )
+
+
+def closes_by(channel: SandboxChannel, close: Close) -> None:
+    """Lets the core believe that the channel closes attempts in another way."""
+    channel._capabilities = replace(channel.capabilities, close=close)
 
 
 @dataclass

@@ -7,12 +7,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from mesh.errors import MoneyError, RequestCanceled
 from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp
+from payment_rpc.channels.capabilities import Close
 from payment_rpc.domain.errors import (
     OrderNotPayable,
     PaymentNotFound,
@@ -30,6 +32,7 @@ from tests.builders.payment import (
     LEASE_SECONDS,
     PRICE,
     PaymentWorld,
+    closes_by,
 )
 
 
@@ -191,10 +194,10 @@ async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline
     by an hour.
     """
 
-    async def query(attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def query(attempt_id: str, **call: Any) -> ChannelFact:
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.PENDING)
 
-    monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
+    closes_by(world.channel, Close.NEVER)
     monkeypatch.setattr(world.channel, "query", query)
     app = world.make_app(config=replace(CONFIG, close_grace_seconds=grace_seconds))
     payment = await world.cashier(order := await world.order())
@@ -218,7 +221,8 @@ async def test_what_a_channel_does_not_know_is_lost_only_when_the_lease_was_over
     """A channel without tombstones is asked about a charge that is on its way, and takes its time
     to answer.
     """
-    monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
+    closes_by(world.channel, Close.KNOWN)
+    monkeypatch.setattr(world.channel, "close", world.channel.query)
     asked = []
 
     async def answers_slowly() -> None:

@@ -251,7 +251,7 @@ async def test_a_difference_about_a_refund_closes_only_when_channel_and_books_ag
         ),
     )
 
-    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundFact:
+    async def query_refund(refund_id: str, **call: Any) -> RefundFact:
         return RefundFact(
             refund_id=refund_id, **{"channel_refund_no": refund.channel_refund_no, **told}
         )

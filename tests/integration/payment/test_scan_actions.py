@@ -13,12 +13,13 @@ import pytest
 from mesh import failpoints
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
+from payment_rpc.channels.capabilities import Close
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.tables import ATTEMPT, REFUND, SCAN_ACTION
 from tests.builders.order import PAYMENT_WINDOW
-from tests.builders.payment import CONFIG, DECLINED, LEASE_SECONDS, PaymentWorld
+from tests.builders.payment import CONFIG, DECLINED, LEASE_SECONDS, PaymentWorld, closes_by
 
 
 async def diary(world: PaymentWorld) -> list[str]:
@@ -142,10 +143,10 @@ async def test_a_deadline_is_told_and_the_close_at_the_channel_after_it(
 async def test_what_cannot_be_closed_at_the_channel_is_closed_by_a_decision_of_ours(
     world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def query(attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+    async def query(attempt_id: str, **call: Any) -> ChannelFact:
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.PENDING)
 
-    monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
+    closes_by(world.channel, Close.NEVER)
     monkeypatch.setattr(world.channel, "query", query)
     app = world.make_app(config=replace(CONFIG, close_grace_seconds=60))
     payment = await world.cashier(await world.order())

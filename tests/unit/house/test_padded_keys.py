@@ -71,6 +71,7 @@ ORIGINS = {
     "callback_id": O.OURS,
     "caller": O.TOKEN,
     "channel": O.CALLER,
+    "channel_ref": O.CHANNEL,
     "channel_refund_no": O.CHANNEL,
     "channel_trade_no": O.CHANNEL,
     "client_request_id": O.CALLER,
