@@ -14,6 +14,7 @@ from mesh import logs
 from mesh.clock import SystemClock
 from mesh.process import run_process
 from sandbox.providers.alipay import PROVIDER as ALIPAY
+from sandbox.providers.btcpay import PROVIDER as BTCPAY
 from sandbox.providers.paypal import PROVIDER as PAYPAL
 from sandbox.providers.server import running_provider
 from sandbox.providers.settings import ProviderSettings
@@ -22,7 +23,7 @@ from sandbox.providers.stripe import PROVIDER as STRIPE
 from sandbox.providers.webhooks import Target
 from sandbox.providers.wechat import PROVIDER as WECHAT
 
-PROVIDERS: tuple[Provider[Any], ...] = (STRIPE, PAYPAL, ALIPAY, WECHAT)
+PROVIDERS: tuple[Provider[Any], ...] = (STRIPE, PAYPAL, ALIPAY, WECHAT, BTCPAY)
 
 
 async def run(settings: ProviderSettings) -> None:
