@@ -41,6 +41,10 @@ def unsigned(answer: Answer) -> Answer:
     return answer
 
 
+def forgotten(_scope: Scope, _body: bytes, _answer: Answer) -> None:
+    """For providers that keep no error under an idempotency key."""
+
+
 def simulated_app(
     simulation: Simulation[Any],
     *,
@@ -49,6 +53,7 @@ def simulated_app(
     exception_handlers: Mapping[Any, ExceptionHandler] | None = None,
     error_answer: Callable[[int], Answer] = plain_error,
     resign: Callable[[Answer], Answer] = unsigned,
+    on_error: Callable[[Scope, bytes, Answer], None] = forgotten,
 ) -> ASGIApp:
     """The provider's routes with those of /_sim/, misbehaving by the simulation's faults. What is
     due by the clock is done before each request.
@@ -56,6 +61,7 @@ def simulated_app(
     Args:
         error_answer: the provider's answer of this status, for faults.
         resign: signs an answer whose body a fault has changed.
+        on_error: learns of each request (its body) that a fault answered with an error.
     """
     app = Starlette(
         max_body_size=BODY_BYTES_MAX,
@@ -67,7 +73,13 @@ def simulated_app(
         simulation.agenda.run_due()
         await app(scope, receive, send)
 
-    return FaultyApp(up_to_date, simulation.faults, error_answer=error_answer, resign=resign)
+    return FaultyApp(
+        up_to_date,
+        simulation.faults,
+        error_answer=error_answer,
+        resign=resign,
+        on_error=on_error,
+    )
 
 
 class _Control:

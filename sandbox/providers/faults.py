@@ -22,6 +22,7 @@ CONTROL_PREFIX: Final = "/_sim/"
 NONSENSE: Final = b"<html><body>It works!</body></html>"
 UNKNOWN_WORD: Final = "BRAND_NEW_WORD"
 _CONNECTION = "sandbox.connection"
+_WORK_SECONDS = "sandbox.work_seconds"
 
 
 class FaultKind(StrEnum):
@@ -36,6 +37,7 @@ class FaultKind(StrEnum):
     EMPTY = "empty"  # done, the status with an empty body
     WRONG_WORD = "wrong_word"  # done, a field of the JSON answer holds an unknown word
     DELAY = "delay"  # waits, then does it
+    SLOW_WORK = "slow_work"  # is at work on it for so many seconds, see `work`
     SLOW_BODY = "slow_body"  # done, the body comes byte by byte over so many seconds
 
 
@@ -45,6 +47,7 @@ _NEEDS: Final = {
     FaultKind.STATUS_AFTER: "status",
     FaultKind.WRONG_WORD: "field",
     FaultKind.DELAY: "seconds",
+    FaultKind.SLOW_WORK: "seconds",
     FaultKind.SLOW_BODY: "seconds",
 }
 
@@ -166,6 +169,14 @@ class Faults:
         return None
 
 
+async def work(scope: Scope) -> None:
+    """Called by a provider after it has claimed an idempotency key and before it does the work:
+    waits as long as the fault `slow_work` says, so that the same key can be met in flight.
+    """
+    if seconds := scope.get("state", {}).get(_WORK_SECONDS):
+        await asyncio.sleep(seconds)
+
+
 class CuttableConnection(HttpToolsProtocol):
     """uvicorn's connection, which hands itself to the application."""
 
@@ -185,16 +196,20 @@ class FaultyApp:
         *,
         error_answer: Callable[[int], Answer],
         resign: Callable[[Answer], Answer],
+        on_error: Callable[[Scope, bytes, Answer], None],
     ) -> None:
         """
         Args:
             error_answer: the provider's answer of this status.
             resign: signs an answer whose body was changed, for providers that sign answers.
+            on_error: learns that a request (its body) was answered so by a fault, for providers
+                that keep answers under an idempotency key, errors too.
         """
         self._app = app
         self._faults = faults
         self._error_answer = error_answer
         self._resign = resign
+        self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request."""
@@ -211,13 +226,23 @@ class FaultyApp:
         if kind is FaultKind.DROP:
             await _cut(scope, receive, b"")
         elif kind is FaultKind.STATUS:
-            await _send(self._error_answer(fault.status), send)
+            answer = self._error_answer(fault.status)
+            self._on_error(scope, body, answer)
+            await _send(answer, send)
         elif kind is FaultKind.DELAY:
             await asyncio.sleep(fault.seconds)
             await self._app(scope, replay, send)
+        elif kind is FaultKind.SLOW_WORK:
+            scope.setdefault("state", {})[_WORK_SECONDS] = fault.seconds
+            await self._app(scope, replay, send)
         else:
             answer = await self._done(scope, replay)
-            await self._spoil(fault, answer, scope, receive, send)
+            if kind is FaultKind.STATUS_AFTER:
+                answer = self._error_answer(fault.status)
+                self._on_error(scope, body, answer)
+                await _send(answer, send)
+            else:
+                await self._spoil(fault, answer, scope, receive, send)
 
     async def _done(self, scope: Scope, replay: _Replay) -> Answer:
         """Carries a request out."""
@@ -243,8 +268,6 @@ class FaultyApp:
                 await _cut(scope, receive, b"")
             case FaultKind.CUT_AT:
                 await _cut(scope, receive, answer.raw()[: fault.byte_count])
-            case FaultKind.STATUS_AFTER:
-                await _send(self._error_answer(fault.status), send)
             case FaultKind.NONSENSE:
                 headers = ((b"content-type", b"text/html"),)
                 await _send(Answer(status=200, headers=headers, body=b"").with_body(NONSENSE), send)

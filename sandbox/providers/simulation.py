@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from starlette.types import ASGIApp
 
 from mesh.clock import Clock
+from mesh.ids import Ids, UlidIds
 from sandbox.providers.faults import Faults
 from sandbox.providers.ledger import MoneyLog
 from sandbox.providers.webhooks import Deliveries, DeliveryRule
@@ -84,6 +85,7 @@ class Simulation(Generic[C]):
     Attributes:
         config: the provider's keys, secrets and addresses, a dataclass of its own.
         base_url: where this provider is reached, without a slash at the end.
+        ids: makes identifiers, secrets of the simulation too.
     """
 
     config: C
@@ -92,6 +94,7 @@ class Simulation(Generic[C]):
     agenda: Agenda
     money: MoneyLog
     deliveries: Deliveries
+    ids: Ids
     faults: Faults = field(default_factory=Faults)
 
 
@@ -125,4 +128,5 @@ class Provider(Generic[C]):
             agenda=Agenda(movable),
             money=MoneyLog(movable),
             deliveries=Deliveries(self.rule(chosen, movable), clock=movable),
+            ids=UlidIds(movable),
         )

@@ -20,7 +20,8 @@ class StripeConfig:
     """The account.
 
     Attributes:
-        secret_key: sent as Bearer token. publishable_key: for pages, never accepted by /v1.
+        secret_key: sent as Bearer token. reading_key: a restricted one that may only read.
+        publishable_key: for pages, never accepted by /v1.
         webhook_secret: signs events; two joined by a space while one is rolled.
         account: the account's id.
         settlement_currency: of the balance; captures in other currencies are exchanged.
@@ -29,6 +30,7 @@ class StripeConfig:
     """
 
     secret_key: str = "sk_test_paymesh_simulator"  # noqa: S105  # opens nothing
+    reading_key: str = "rk_test_paymesh_reads"
     publishable_key: str = "pk_test_paymesh_simulator"
     webhook_secret: str = "whsec_paymesh_simulator"  # noqa: S105  # opens nothing
     account: str = "acct_1PaymeshSimulator"
