@@ -7,5 +7,6 @@ clock, which tests move. Nothing here reaches a provider, and no key here opens 
 - `simulation`: what a provider is built from; `server` runs it
 - `faults`: misbehaviour on demand; `ledger`: what money really moved; `webhooks`: notices
 - `control`: the routes below /_sim/, common to all
+- `buyer_page`: pages for a person; `rsa_keys`, `china`: what several providers share
 - one package per provider
 """

@@ -123,7 +123,12 @@ async def simulated_alipay(clock: Clock) -> AsyncIterator[AlipayShop]:
         yield AlipayShop(client, clock, simulation)
 
 
-def is_notice_signed(body: bytes) -> bool:
-    """True when the form is signed by Alipay."""
+def is_notice_signed(body: bytes, *, keep_empty: bool = False) -> bool:
+    """True when the form is signed by Alipay.
+
+    Args:
+        keep_empty: with its empty fields.
+    """
     fields = dict(parse_qsl(body.decode(), keep_blank_values=True))
-    return is_signed(PROVIDER.public_key(), notice_text(fields), fields["sign"])
+    text = notice_text(fields, keep_empty=keep_empty)
+    return is_signed(PROVIDER.public_key(), text, fields["sign"])

@@ -152,7 +152,8 @@ class Gateway:
             done["action"] = "close"
         elif trade.status is TradeStatus.TRADE_SUCCESS:
             number, rest = trade.terms.out_trade_no, trade.total - trade.claimed
-            self._refunds.refund(trade, out_request_no=number, amount=rest, reason="")
+            if rest:  # else all of it is on its way
+                self._refunds.refund(trade, out_request_no=number, amount=rest, reason="")
             done["action"] = "refund"
         return {**_numbers(trade), **done}
 

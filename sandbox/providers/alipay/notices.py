@@ -52,7 +52,9 @@ def delivery_rule(config: AlipayConfig, clock: Clock) -> DeliveryRule:
             fields["notify_time"] = china_text(clock.now())
         return Outgoing(
             headers={"content-type": "application/x-www-form-urlencoded; charset=utf-8"},
-            body=signed_form(fields, config.provider_key).encode(),
+            body=signed_form(
+                fields, config.provider_key, keep_empty=config.signs_empty_fields
+            ).encode(),
         )
 
     def pause(tries: int, _status: int | None) -> float | None:

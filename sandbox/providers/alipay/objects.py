@@ -29,12 +29,15 @@ class AlipayConfig:
 
     Attributes:
         merchant_key: checks requests. provider_key: signs answers and notices.
+        signs_empty_fields: the signature of a notice covers empty fields too; Alipay's documents
+            contradict each other.
     """
 
     app_id: str = "2021000000000001"
     seller_id: str = "2088000000000001"
     merchant_key: rsa.RSAPublicKey = field(default_factory=MERCHANT.public_key)
     provider_key: rsa.RSAPrivateKey = PROVIDER
+    signs_empty_fields: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class Switches:
     Attributes:
         signs_errors: answers other than success carry a signature.
         refund_notices: a refund is told like a payment.
-        empty_field: a notice has an empty field, which the signature does not cover.
+        empty_field: a notice has an empty field.
     """
 
     signs_errors: bool = True

@@ -12,8 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sandbox.providers.rsa_keys import is_signed, sign
 
 
-def _joined(fields: Mapping[str, str], *, without: frozenset[str]) -> bytes:
-    kept = sorted((name, value) for name, value in fields.items() if value and name not in without)
+def _joined(
+    fields: Mapping[str, str], *, without: frozenset[str], keep_empty: bool = False
+) -> bytes:
+    kept = sorted(
+        (name, value)
+        for name, value in fields.items()
+        if (value or keep_empty) and name not in without
+    )
     return "&".join(f"{name}={value}" for name, value in kept).encode()
 
 
@@ -22,9 +28,13 @@ def request_text(parameters: Mapping[str, str]) -> bytes:
     return _joined(parameters, without=frozenset({"sign"}))
 
 
-def notice_text(fields: Mapping[str, str]) -> bytes:
-    """What a notice signs: like a request, without `sign_type` too."""
-    return _joined(fields, without=frozenset({"sign", "sign_type"}))
+def notice_text(fields: Mapping[str, str], *, keep_empty: bool = False) -> bytes:
+    """What a notice signs: like a request, without `sign_type` too.
+
+    Args:
+        keep_empty: with empty fields.
+    """
+    return _joined(fields, without=frozenset({"sign", "sign_type"}), keep_empty=keep_empty)
 
 
 def is_request_signed(key: rsa.RSAPublicKey, parameters: Mapping[str, str]) -> bool:
@@ -43,7 +53,13 @@ def answer_json(name: str, value: Mapping[str, Any], *, key: rsa.RSAPrivateKey |
     return f'{{"{name}":{text}{signature}}}'.encode()
 
 
-def signed_form(fields: Mapping[str, str], key: rsa.RSAPrivateKey) -> str:
-    """The fields with `sign_type` and `sign`, as a form. Decoded values are signed."""
-    signed = {**fields, "sign_type": "RSA2", "sign": sign(key, notice_text(fields))}
-    return urlencode(signed)
+def signed_form(
+    fields: Mapping[str, str], key: rsa.RSAPrivateKey, *, keep_empty: bool = False
+) -> str:
+    """The fields with `sign_type` and `sign`, as a form. Decoded values are signed.
+
+    Args:
+        keep_empty: the signature covers empty fields too.
+    """
+    text = notice_text(fields, keep_empty=keep_empty)
+    return urlencode({**fields, "sign_type": "RSA2", "sign": sign(key, text)})

@@ -36,7 +36,7 @@ from enum import Enum
 class PaymentTrigger(Enum):
     """What the amount of a payment provokes; the value is the last four digits in fen."""
 
-    NONE = 0
+    NONE = -1
     COUPON = 7701
     UNKNOWN_WORD = 7702
     USERPAYING = 7703
@@ -54,7 +54,7 @@ class PaymentTrigger(Enum):
 class RefundTrigger(Enum):
     """What the amount of a refund provokes; the value is the last four digits in fen."""
 
-    NONE = 0
+    NONE = -1
     SLOW = 7741
     CLOSED = 7742
     ABNORMAL = 7743
@@ -65,15 +65,15 @@ class RefundTrigger(Enum):
     UNKNOWN_WORD = 7748
 
 
+_PAYMENTS = {one.value: one for one in PaymentTrigger}
+_REFUNDS = {one.value: one for one in RefundTrigger}
+
+
 def of_payment(fen: int) -> PaymentTrigger:
     """The trigger of a payment of this amount."""
-    digits = fen % 10_000
-    known = digits in PaymentTrigger._value2member_map_
-    return PaymentTrigger(digits) if known else PaymentTrigger.NONE
+    return _PAYMENTS.get(fen % 10_000, PaymentTrigger.NONE)
 
 
 def of_refund(fen: int) -> RefundTrigger:
     """The trigger of a refund of this amount."""
-    digits = fen % 10_000
-    known = digits in RefundTrigger._value2member_map_
-    return RefundTrigger(digits) if known else RefundTrigger.NONE
+    return _REFUNDS.get(fen % 10_000, RefundTrigger.NONE)

@@ -114,7 +114,7 @@ async def test_a_code_is_scanned_and_the_bill_lists_it(
     )
     assert "¥1.00" in (await browser.get(code["qrCode"])).text
     assert (await browser.post("/_sim/buyer", json={"own_id": "ATT2", "does": "pay"})).is_success
-    day = china_day(SystemClock().now()).isoformat()
+    day = china_day(alipay.simulation.money.movements[0].at).isoformat()
     await browser.post("/_sim/clock", json={"advance_seconds": 2 * 86_400})
     bill, none = await official(
         alipay.url,
@@ -126,6 +126,22 @@ async def test_a_code_is_scanned_and_the_bill_lists_it(
     with zipfile.ZipFile(io.BytesIO(packed), metadata_encoding="gbk") as archive:
         [details] = [name for name in archive.namelist() if name.endswith("业务明细.csv")]
         assert "ATT2" in archive.read(details).decode("gbk")
+
+
+async def test_a_refund_whose_answer_is_lost_happens_once(
+    alipay: RunningProvider[AlipayConfig], browser: httpx.AsyncClient
+) -> None:
+    made = call("alipay.trade.precreate", **terms("ATT4", "9.00", "QR_CODE_OFFLINE"))
+    await official(alipay.url, made)
+    await browser.post("/_sim/buyer", json={"own_id": "ATT4", "does": "pay"})
+    fault = {"kind": "lost_answer", "path": "/gateway.do", "contains": REFUND}
+    assert (await browser.post("/_sim/faults", json=fault)).status_code == 201
+    refund = call(REFUND, out_trade_no="ATT4", refund_amount="1.00", out_request_no="R1")
+    lost, again = await official(alipay.url, refund, refund)
+    assert lost.get("fundChange") != "Y"  # an error, or the client itself asked again
+    assert (again["fundChange"], again["refundFee"]) == ("N", "1.00")
+    moved = (await browser.get("/_sim/money")).json()["movements"]
+    assert [one["kind"] for one in moved] == ["capture", "refund"]
 
 
 async def test_another_key_is_refused_on_both_sides(alipay: RunningProvider[AlipayConfig]) -> None:

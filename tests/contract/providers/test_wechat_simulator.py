@@ -149,7 +149,7 @@ async def test_the_bill_is_read(
         wechat.url, post(f"{ORDERS}/native", terms("ATT005", 990, "https://shop.example/wechat"))
     )
     await browser.post("/_sim/buyer", json={"own_id": "ATT005", "does": "pay"})
-    day = china_day(SystemClock().now()).isoformat()
+    day = china_day(wechat.simulation.money.movements[0].at).isoformat()
     await browser.post("/_sim/clock", json={"advance_seconds": 2 * 86_400})
     query = {"bill_date": day, "bill_type": "ALL", "tar_type": "GZIP"}
     bill, none = await foreign(
@@ -160,6 +160,23 @@ async def test_the_bill_is_read(
     assert (row["商户订单号"], row["订单金额"], row["商品名称"]) == ("ATT005", "9.90", "tea, 茶")
     assert bill["summary"]["手续费总金额"] == "0.05940"
     assert (none["status"], none["data"]["code"]) == (400, "NO_STATEMENT_EXIST")
+
+
+async def test_a_refund_whose_answer_is_lost_happens_once(
+    wechat: RunningProvider[WechatConfig], browser: httpx.AsyncClient
+) -> None:
+    url = "https://shop.example/wechat"
+    await foreign(wechat.url, post(f"{ORDERS}/native", terms("ATT007", 900, url)))
+    await browser.post("/_sim/buyer", json={"own_id": "ATT007", "does": "pay"})
+    fault = {"kind": "lost_answer", "method": "POST", "path": f"/{REFUNDS}"}
+    assert (await browser.post("/_sim/faults", json=fault)).status_code == 201
+    asked = refund("ATT007", "R1", 100, 900, url)
+    lost, again = await foreign(wechat.url, asked, asked)
+    assert "error" in lost
+    assert again["data"]["status"] == "PROCESSING"
+    await browser.post("/_sim/clock", json={"advance_seconds": 60})
+    moved = (await browser.get("/_sim/money")).json()["movements"]
+    assert [one["kind"] for one in moved] == ["capture", "refund"]
 
 
 async def test_another_key_is_refused_on_both_sides(wechat: RunningProvider[WechatConfig]) -> None:

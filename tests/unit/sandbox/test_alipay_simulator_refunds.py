@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -252,6 +253,19 @@ async def test_each_try_is_signed_with_its_own_time(shop: AlipayShop, clock: Fak
         "2026-11-20 20:00:00",
         "2026-11-20 20:04:00",
     )
+
+
+@pytest.mark.parametrize("covered", [False, True])
+async def test_an_empty_field_is_signed_or_not(shop: AlipayShop, *, covered: bool) -> None:
+    await shop.client.post("/_sim/alipay", json={"empty_field": True})
+    await shop.buy("A1", "10.00", notify_url=NOTIFY)
+    config = replace(shop.simulation.config, signs_empty_fields=covered)
+    [delivery] = shop.simulation.deliveries.deliveries
+    rule = ALIPAY.rule(config, shop.simulation.clock)
+    body = rule.render(delivery.notice, Target(url=NOTIFY), 1).body
+    assert b"refund_fee=&" in body
+    assert is_notice_signed(body, keep_empty=True) is covered
+    assert is_notice_signed(body) is not covered
 
 
 async def bill(shop: AlipayShop, kind: str, day: str) -> dict[str, list[str]]:

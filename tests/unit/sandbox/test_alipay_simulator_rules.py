@@ -302,6 +302,11 @@ async def test_cancel_refunds_what_was_paid(shop: AlipayShop) -> None:
     await shop.buyer("A2", "open")
     assert (await shop.call(cancel, out_trade_no="A2"))["action"] == "close"
     assert len(await shop.money()) == 2
+    await shop.buy("A3", "77.41")
+    later = {"refund_amount": "77.41", "out_request_no": "R1"}
+    assert (await shop.call("alipay.trade.refund", out_trade_no="A3", **later))["code"] == "10000"
+    assert (await shop.call(cancel, out_trade_no="A3"))["action"] == "refund"
+    assert len(await shop.money()) == 3
 
 
 async def test_a_fault_that_changes_a_word_signs_it_anew(shop: AlipayShop) -> None:
