@@ -489,26 +489,28 @@ async def test_each_change_of_a_refund_tells_the_order_of_that_refund_and_the_su
     )
 
 
-async def test_a_payment_takes_a_hundred_refunds_and_refuses_one_more_by_name(
-    world: PaymentWorld, line: RefundLine
+async def test_a_payment_takes_so_many_refunds_and_refuses_one_more_by_name(
+    world: PaymentWorld, line: RefundLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert REFUNDS_MAX == 100
+    monkeypatch.setattr("payment_rpc.usecases.refunds.REFUNDS_MAX", 10)
     payment = await paid(world)
-    for _ in range(REFUNDS_MAX):
+    for _ in range(10):
         await refund(world, payment, "0.01")
     with pytest.raises(RefundLimitReached) as refusal:
         await refund(world, payment, "0.01")
     assert (refusal.value.reason, refusal.value.metadata["limit"]) == (
         "REFUND_LIMIT_REACHED",
-        "100",
+        "10",
     )
-    assert await columns(world, payment) == ("100.00", "1.00", "0.00")
+    assert await columns(world, payment) == ("100.00", "0.10", "0.00")
     world.clock.advance(10)
     while await world.app.order_relay.run_once():
         pass
     order = await world.order_side.orders.get(
         merchant_id="mall", order_id=payment.order_id, caller=PAYMENT_RPC
     )
-    assert (order.refunded.format(), order.refund_status.value) == ("1.00", "PARTIAL")
+    assert (order.refunded.format(), order.refund_status.value) == ("0.10", "PARTIAL")
 
 
 async def test_a_payment_with_hundreds_of_refunds_of_before_still_tells_its_order_everything(
