@@ -86,14 +86,14 @@ def _rpc(*, quick: bool) -> None:
         with console.status("RPC: bare echo, pipeline, real reads; in turn"):
             _report_rpc(uvloop.run(rpc.measure(servers, tokens)))
         upstream = servers[1]
-        doors = [
+        fronts = [
             stack.enter_context(
                 server("passthrough", {**environment, "BENCH_UPSTREAM_PORT": str(upstream.port)})
             ),
             stack.enter_context(_gateway(upstream, environment)),
         ]
         with console.status("HTTP: pass-through and gateway; in turn"):
-            _report_http(uvloop.run(http.measure(doors, tokens)))
+            _report_http(uvloop.run(http.measure(fronts, tokens)))
 
 
 def _keys(*, quick: bool) -> None:

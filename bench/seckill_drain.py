@@ -104,7 +104,7 @@ async def _drain(sale: Sale, pool: Any, buyers: int, consumers: int) -> DrainRep
             if done != TURN * consumers:
                 raise AssertionError(f"{name}: {done} of {TURN * consumers}")
     if await sale.queue.waiting(sale.keys) != (0, 0):
-        raise AssertionError("somebody still stands in the line")
+        raise AssertionError("somebody still stands in the queue")
     total = turns * TURN * consumers
     return DrainReport(
         consumers,
@@ -218,7 +218,7 @@ async def _pool(url: str, connections: int) -> Any:
 async def measure_rebuild(
     redis_url: str, database_url: str, *, live: int, queued: int
 ) -> tuple[float, float]:
-    """Seconds of a rebuild with live orders, and of one with buyers in the line."""
+    """Seconds of a rebuild with live orders, and of one with buyers in the queue."""
     db, redis = await open_rows(database_url), open_admission_redis(redis_url)
     try:
         sold = await Sale.open(db, redis, sku_id="rebuild-live", total=10_000_000)

@@ -21,7 +21,7 @@ from bench import seckill, seckill_drain
 from tools.servers import MariaDB, Redis, server_folder
 
 ROUNDS, ROUNDS_QUICK = 15, 3
-LINE, LINE_QUICK = 100_000, 20_000  # buyers in the line
+LINE, LINE_QUICK = 100_000, 20_000  # buyers in the queue
 QUEUED, QUEUED_QUICK = 50_000, 5_000
 CONSUMERS = (1, 2)
 console = Console()
@@ -118,7 +118,7 @@ def _drain(*, quick: bool) -> None:
             )
         )
     table = Table(
-        f"{buyers:,} buyers in the line to durable orders and published results",
+        f"{buyers:,} buyers in the queue to durable orders and published results",
         "orders/s",
         "of bare",
         "CPU µs/order",
@@ -184,7 +184,7 @@ def _rebuild(*, quick: bool) -> None:
         )
     table = Table("Rebuild", "seconds")
     table.add_row(f"{live:,} live orders", f"{of_live:.2f}")
-    table.add_row(f"{queued:,} buyers in the line", f"{of_queued:.2f}")
+    table.add_row(f"{queued:,} buyers in the queue", f"{of_queued:.2f}")
     console.print(table)
 
 

@@ -86,7 +86,7 @@ class Sale:
         return sale
 
     async def admit(self, buyers: range) -> None:
-        """Puts buyers into the line."""
+        """Puts buyers into the queue."""
         for first in range(buyers.start, buyers.stop, BATCH):
             clicks = [
                 Click(user_id=f"user-{number}", request_id="click", order_id=f"ORD{number:026d}")
@@ -110,7 +110,7 @@ class Sale:
         )
 
     async def drain(self) -> None:
-        """Serves the line until it is empty."""
+        """Serves the queue until it is empty."""
         consumer = self.consumer()
         while await consumer.serve(self.activity):
             pass

@@ -6,7 +6,7 @@ its port and serves until its input ends.
         metrics, logs
     payment    the real servicer: rows in SQLite, no cache
     cached     the real servicer with Redis at BENCH_REDIS_URL
-    passthrough uvicorn and grpc.aio, bytes in, bytes out: what any HTTP door in front of gRPC costs
+    passthrough uvicorn and grpc.aio, bytes in, bytes out: what any HTTP server in front of gRPC costs
         at least
 """
 

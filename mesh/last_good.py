@@ -80,7 +80,7 @@ class LastGood(Generic[Value]):
     def _shared(self, key: str) -> asyncio.Task[Value]:
         task = self._loading.get(key)
         if task is None:
-            # Not within the call of whoever came first: his deadline is not that of the others.
+            # Not within the call that came first: its deadline is not that of the others.
             task = asyncio.create_task(self._ask(key), context=contextvars.Context())
             self._loading[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))

@@ -136,7 +136,7 @@ class MeshSettings(BaseSettings):
         ipaddress.ip_network("127.0.0.0/8"),
         ipaddress.ip_network("::1/128"),
     )
-    # between "not serving" and closing the door; watchers hear of it within 50 ms
+    # between "not serving" and closing the port; watchers hear of it within 50 ms
     drain_seconds: float = Field(0.2, ge=0, le=30)
     grace_seconds: float = Field(25, ge=0, le=300)  # how long running calls may take to end
 

@@ -15,7 +15,7 @@ from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
 from mesh.last_good import LastGood
 from mesh.money import Money
-from order_rpc.domain.merchant_terms import MerchantTerms, Standing
+from order_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
 from order_rpc.domain.order import Order, TicketOrder
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
@@ -156,7 +156,7 @@ def terms_of(
             shipping=_rules(said.shipping, "shipping") or policy.shipping,
             discount=_rules(said.discount, "discount") or policy.discount,
         ),
-        standing=_standing(answer),
+        status=_merchant_status(answer),
     )
 
 
@@ -172,17 +172,17 @@ def _rules(rules: Iterable[merchant_pb2.AmountRule], name: str) -> dict[str, Pri
     }
 
 
-def _standing(answer: merchant_pb2.GetMerchantSettingsResponse) -> Standing:
+def _merchant_status(answer: merchant_pb2.GetMerchantSettingsResponse) -> MerchantStatus:
     """A state that this version does not know sells nothing."""
     match answer.state:
         case merchant_pb2.MERCHANT_STATE_LIVE:
-            return Standing.OPEN
+            return MerchantStatus.OPEN
         case merchant_pb2.MERCHANT_STATE_TEST_ONLY if answer.is_test:
-            return Standing.OPEN
+            return MerchantStatus.OPEN
         case merchant_pb2.MERCHANT_STATE_SUSPENDED | merchant_pb2.MERCHANT_STATE_CLOSED:
-            return Standing.SUSPENDED
+            return MerchantStatus.SUSPENDED
         case _:
-            return Standing.NOT_LIVE
+            return MerchantStatus.NOT_LIVE
 
 
 class Seckill:

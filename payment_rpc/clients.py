@@ -16,7 +16,7 @@ from mesh.last_good import LastGood
 from mesh.money import Money
 from mesh.times import timestamp
 from payment_rpc.domain.errors import OrderCreating, OrderExistsDifferent, OrderNotFound
-from payment_rpc.domain.merchant_terms import MerchantTerms, Standing
+from payment_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import Disposition
 
@@ -169,21 +169,21 @@ def terms_of(
         return_urls=tuple(answer.settings.return_urls) or defaults.return_urls,
         channels=frozenset(answer.settings.channels),
         is_test=answer.is_test,
-        standing=_standing(answer),
+        status=_merchant_status(answer),
     )
 
 
-def _standing(answer: merchant_pb2.GetMerchantSettingsResponse) -> Standing:
+def _merchant_status(answer: merchant_pb2.GetMerchantSettingsResponse) -> MerchantStatus:
     """A state that this version does not know sells nothing."""
     match answer.state:
         case merchant_pb2.MERCHANT_STATE_LIVE:
-            return Standing.OPEN
+            return MerchantStatus.OPEN
         case merchant_pb2.MERCHANT_STATE_TEST_ONLY if answer.is_test:
-            return Standing.OPEN
+            return MerchantStatus.OPEN
         case merchant_pb2.MERCHANT_STATE_SUSPENDED | merchant_pb2.MERCHANT_STATE_CLOSED:
-            return Standing.SUSPENDED
+            return MerchantStatus.SUSPENDED
         case _:
-            return Standing.NOT_LIVE
+            return MerchantStatus.NOT_LIVE
 
 
 def _order_to_pay(order: order_pb2.Order) -> OrderToPay:

@@ -47,7 +47,7 @@ def list_activities(installation: Installation, merchant: str) -> None:
         "sold",
         "of",
         "left",
-        "in the line",
+        "in the queue",
         "",
         whole=("activity", "product", "state"),
     )

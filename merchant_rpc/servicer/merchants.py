@@ -22,7 +22,7 @@ from mesh.call import current_caller, current_client_address
 
 
 class MerchantServicer(merchant_pb2_grpc.MerchantServiceServicer):
-    """Who sells here, and what he decided for his shop."""
+    """Who sells here, and what it decided for its shop."""
 
     def __init__(self, merchants: Merchants, sign_ups: SignUps, settings: SettingsOfShops) -> None:
         self._merchants = merchants

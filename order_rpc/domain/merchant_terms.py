@@ -10,7 +10,7 @@ from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 
 
-class Standing(StrEnum):
+class MerchantStatus(StrEnum):
     """Whether a merchant may sell."""
 
     OPEN = "OPEN"
@@ -24,7 +24,7 @@ class MerchantTerms:
 
     payment_window: timedelta  # how long a buyer may take to pay
     policy: MerchantPolicy = DEFAULT_POLICY
-    standing: Standing = Standing.OPEN
+    status: MerchantStatus = MerchantStatus.OPEN
 
     def require_open(self) -> None:
         """Whether the merchant takes new orders.
@@ -32,8 +32,8 @@ class MerchantTerms:
         Raises:
             MerchantSuspended, MerchantNotLive: it does not.
         """
-        match self.standing:
-            case Standing.SUSPENDED:
+        match self.status:
+            case MerchantStatus.SUSPENDED:
                 raise MerchantSuspended
-            case Standing.NOT_LIVE:
+            case MerchantStatus.NOT_LIVE:
                 raise MerchantNotLive

@@ -175,10 +175,10 @@ async def _explain(tx: AsyncConnection, key: TenantKey) -> Explanation:
 
 def headline(payment: Payment) -> str:
     """How a payment stands, in one sentence."""
-    return f"Payment {payment.payment_id}: {_standing(payment)}."
+    return f"Payment {payment.payment_id}: {_state_of(payment)}."
 
 
-def _standing(payment: Payment) -> str:
+def _state_of(payment: Payment) -> str:
     refusal = _REFUSALS.get(payment.disposition) if payment.disposition else None
     match payment.state:
         case PaymentState.INIT | PaymentState.PAYING:

@@ -18,7 +18,7 @@ TEST_CHANNEL = "sandbox"
 _RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
 
 
-class Standing(StrEnum):
+class MerchantStatus(StrEnum):
     """Whether a merchant may sell."""
 
     OPEN = "OPEN"
@@ -34,7 +34,7 @@ class MerchantTerms:
     return_urls: tuple[str, ...] = ()  # prefixes of where a cashier may send a buyer back
     channels: frozenset[str] = frozenset()  # that may take money; empty: all of them
     is_test: bool = False
-    standing: Standing = Standing.OPEN
+    status: MerchantStatus = MerchantStatus.OPEN
 
     def require_open(self, *, channel: str) -> None:
         """Whether a channel may take new money for the merchant. A wallet is no channel: what it
@@ -43,10 +43,10 @@ class MerchantTerms:
         Raises:
             MerchantSuspended, MerchantNotLive: nothing may. ChannelNotSupported: another one may.
         """
-        match self.standing:
-            case Standing.SUSPENDED:
+        match self.status:
+            case MerchantStatus.SUSPENDED:
                 raise MerchantSuspended
-            case Standing.NOT_LIVE:
+            case MerchantStatus.NOT_LIVE:
                 raise MerchantNotLive
         if channel == WALLET:
             return

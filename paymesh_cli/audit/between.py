@@ -97,7 +97,7 @@ async def orders_and_units(
                 yield Violation(
                     check="units_allocated",
                     subject=activity.activity_id,
-                    detail=f"it is {activity.state} with {activity.total} units, and the shelf "
+                    detail=f"it is {activity.state} with {activity.total} units, and its product "
                     f"gave it {given}",
                 )
 

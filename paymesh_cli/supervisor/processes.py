@@ -108,7 +108,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._healthy: dict[str, asyncio.Future[None]] = {}
-        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._last: set[str] = set()
         self._log_began: dict[str, int] = {}  # where the present run begins in the log
         self._answers: dict[str, str] = {}  # what the last probe said
@@ -122,7 +122,7 @@ class Supervisor:
         """Starts processes at once and keeps them running."""
         for plan in plans:
             self._healthy[plan.name] = asyncio.get_running_loop().create_future()
-            self._keepers[plan.name] = asyncio.create_task(self._keep(plan), name=plan.name)
+            self._tasks[plan.name] = asyncio.create_task(self._keep(plan), name=plan.name)
             if plan.stops_last:
                 self._last.add(plan.name)
 
@@ -160,14 +160,14 @@ class Supervisor:
         for future in self._healthy.values():
             if not future.cancel() and not future.cancelled():
                 future.exception()  # retrieved, because no task awaits it any more
-        await self._stop_these(self._keepers.keys() - self._last)
+        await self._stop_these(self._tasks.keys() - self._last)
         await self._stop_these(self._last)
 
     async def _stop_these(self, names: Collection[str]) -> None:
         self._signal(names, signal.SIGTERM)
-        keepers = [self._keepers[name] for name in names]
-        if keepers:
-            _, late = await asyncio.wait(keepers, timeout=self._stop_seconds)
+        tasks = [self._tasks[name] for name in names]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._stop_seconds)
             if late:
                 self._kill_these(names)
                 await asyncio.wait(late)

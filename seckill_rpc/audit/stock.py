@@ -79,26 +79,26 @@ class _Auditor:
             problems.append(("published", published))
         if meta.stock + meta.out + activity.sold != activity.total or meta.out:
             units = (
-                f"{meta.stock} may be admitted, {meta.out} stand in the line, {activity.sold} "
+                f"{meta.stock} may be admitted, {meta.out} stand in the queue, {activity.sold} "
                 f"are sold, of {activity.total}"
             )
             problems.append(("units_conserved", units))
         return problems
 
     async def _late(self, keys: Keys) -> list[tuple[str, str]]:
-        """The first one in the line has waited for too long."""
+        """The first one in the queue has waited for too long."""
         first: Any = await self._redis.xrange(keys.queue, count=1)
         since_ms = self._tolerance.before(OVERDUE).timestamp() * 1000
         if self._tolerance.strict or not first or int(first[0][0].partition("-")[0]) >= since_ms:
             return []
         return [
-            ("line_late", f"{first[0][1].get('u')} has waited in the line for more than {OVERDUE}")
+            ("line_late", f"{first[0][1].get('u')} has waited in the queue for more than {OVERDUE}")
         ]
 
     async def _empty(self, keys: Keys) -> list[tuple[str, str]]:
         length, pending = await self._line.waiting(keys)
         return (
-            [("line_empty", f"{length} entries are in the line, {pending} of them taken")]
+            [("line_empty", f"{length} entries are in the queue, {pending} of them taken")]
             if length or pending
             else []
         )

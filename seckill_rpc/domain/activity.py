@@ -23,7 +23,7 @@ class ActivityState(Described):
     PUBLISHING = "PUBLISHING", "its units are being taken from the catalog stock"
     OPEN = "OPEN", "it sells within its window"
     PAUSED = "PAUSED", "it admits nobody for now"
-    CLOSING = "CLOSING", "it admits nobody any more; the line is being served"
+    CLOSING = "CLOSING", "it admits nobody any more; the queue is being served"
     CLOSED = "CLOSED", "it is over; unsold units are back in the catalog stock"
 
 
@@ -39,7 +39,7 @@ class ActivityVerb(Described):
     PAUSE = "PAUSE", "by the shop"
     RESUME = "RESUME", "by the shop"
     CLOSE = "CLOSE", "by the shop, or its end has come"
-    FINISH = "FINISH", "the line is empty"
+    FINISH = "FINISH", "the queue is empty"
     ABANDON = "ABANDON", "by the shop, before it had units"
 
 

@@ -26,7 +26,7 @@ class ActivityAlreadyOpen(MeshError):
 
 
 class SeckillBusy(MeshError):
-    """Too many are in the line, or too many calls of one buyer; nothing was taken.
+    """Too many are in the queue, or too many calls of one buyer; nothing was taken.
     `retry_after_seconds` says when to come back.
     """
 

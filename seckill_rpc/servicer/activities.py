@@ -154,4 +154,4 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
         try:
             await rebuild
         except RedisError as problem:
-            raise SeckillNotReady("redis did not answer; the keeper finishes it") from problem
+            raise SeckillNotReady("redis did not answer; the reconciler finishes it") from problem

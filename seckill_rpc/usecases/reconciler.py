@@ -126,7 +126,7 @@ class Reconciler:
                 except Exception as problem:  # noqa: BLE001  logged with its id, or raised
                     self._leave_out(activity_id, problem)
         except RedisError as problem:
-            log.info("seckill_keeper_waits", cause=str(problem)[:200])
+            log.info("seckill_reconciler_waits", cause=str(problem)[:200])
             return 0
         # Only if there seems to be a gap: most of the time there is none.
         is_suspect = any(

@@ -44,12 +44,12 @@ _PLAUSIBLE = re.compile(r"[A-Za-z0-9_-]{1,32} [A-Za-z0-9_.:@-]{1,64} [A-Za-z0-9_
 log = get_logger()
 _DECIDED = prometheus_client.Counter(
     "paymesh_seckill_decided_total",
-    "Entries of the line that were decided and published, by verdict.",
+    "Entries of the queue that were decided and published, by verdict.",
     ["verdict"],
 )
 _DEAD = prometheus_client.Counter(
     "paymesh_seckill_dead_entries_total",
-    "Entries of the line that were given up; each needs a person.",
+    "Entries of the queue that were given up; each needs a person.",
 )
 
 

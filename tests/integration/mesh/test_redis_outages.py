@@ -44,7 +44,7 @@ async def proxy(
         proxy.thaw()
 
 
-@pytest.fixture(params=["cache", "stock", "lane"])
+@pytest.fixture(params=["cache", "stock", "pipelined"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -62,7 +62,7 @@ async def executor(kind: str, port: int) -> AsyncIterator[tuple[Client, Execute]
         yield (
             client,
             PipelinedConnection(client, command_seconds=COMMAND_SECONDS).execute
-            if kind == "lane"
+            if kind == "pipelined"
             else client.execute_command,
         )
 

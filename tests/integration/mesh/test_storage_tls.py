@@ -256,11 +256,11 @@ async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(
             open_redis(through, command_seconds=5) as cache,
             open_admission_redis(through, command_seconds=5) as stock,
         ):
-            lane = PipelinedConnection(stock, command_seconds=5)
+            pipelined = PipelinedConnection(stock, command_seconds=5)
             for _ in range(3):
                 assert await cache.ping()
                 assert await stock.ping()
-                assert await lane.execute("ECHO", "here") == "here"
+                assert await pipelined.execute("ECHO", "here") == "here"
                 proxy.cut()
                 await eventually(
                     lambda: (

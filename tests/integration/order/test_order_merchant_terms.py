@@ -12,7 +12,7 @@ import pytest
 from mesh.errors import UpstreamUnavailable
 from mesh.money import Money
 from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
-from order_rpc.domain.merchant_terms import MerchantTerms, Standing
+from order_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
 from order_rpc.domain.order import OrderState
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
@@ -50,18 +50,18 @@ async def terms(app: OrderApp) -> Terms:
     return terms
 
 
-REFUSED: list[tuple[Standing, type[Exception]]] = [
-    (Standing.SUSPENDED, MerchantSuspended),
-    (Standing.NOT_LIVE, MerchantNotLive),
+REFUSED: list[tuple[MerchantStatus, type[Exception]]] = [
+    (MerchantStatus.SUSPENDED, MerchantSuspended),
+    (MerchantStatus.NOT_LIVE, MerchantNotLive),
 ]
 
 
-@pytest.mark.parametrize(("standing", "refusal"), REFUSED)
+@pytest.mark.parametrize(("status", "refusal"), REFUSED)
 async def test_no_new_order_is_made_and_none_begins_to_be_paid(
-    app: OrderApp, terms: Terms, standing: Standing, refusal: type[Exception]
+    app: OrderApp, terms: Terms, status: MerchantStatus, refusal: type[Exception]
 ) -> None:
     order = await app.order()
-    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, standing=standing)
+    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, status=status)
     calls: list[Callable[[], Awaitable[object]]] = [
         app.order,
         lambda: app.order(("mug", 1), ("mug", 1)),
@@ -86,7 +86,7 @@ async def test_everything_else_of_a_suspended_merchant_goes_on(app: OrderApp, te
     first, second, third = [await app.order() for _ in range(3)]
     external = await create(app)
     await app.cancel(third)
-    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, standing=Standing.SUSPENDED)
+    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, status=MerchantStatus.SUSPENDED)
     told = await app.tell(first, of_payment())
     assert told.disposition is Disposition.APPLIED
     refund = await app.refund(first, caller=merchant())

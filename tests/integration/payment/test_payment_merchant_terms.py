@@ -22,7 +22,7 @@ from payment_rpc.domain.errors import (
     MerchantSuspended,
     ReturnUrlNotAllowed,
 )
-from payment_rpc.domain.merchant_terms import MerchantTerms, Standing
+from payment_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
 from payment_rpc.domain.payment import BALANCE, WALLET, Payment, PaymentState
 from payment_rpc.tables import PAYMENT
 from payment_rpc.usecases.payments import APPLY_SECONDS, CreatePayment, TopUp
@@ -93,18 +93,18 @@ async def cashier(app: PaymentApp, order: Order, *, return_url: str = "") -> Pay
 
 
 @pytest.mark.parametrize(
-    ("standing", "refusal"),
-    [(Standing.SUSPENDED, MerchantSuspended), (Standing.NOT_LIVE, MerchantNotLive)],
+    ("status", "refusal"),
+    [(MerchantStatus.SUSPENDED, MerchantSuspended), (MerchantStatus.NOT_LIVE, MerchantNotLive)],
 )
 async def test_no_way_to_pay_begins(
     world: PaymentWorld,
     app: PaymentApp,
     terms: Terms,
-    standing: Standing,
+    status: MerchantStatus,
     refusal: type[Exception],
 ) -> None:
     order = await world.order()
-    terms.now = MerchantTerms(standing=standing)
+    terms.now = MerchantTerms(status=status)
     for way in ways(world, app, order):
         with pytest.raises(refusal):
             await way()
@@ -128,7 +128,7 @@ async def test_what_was_begun_before_a_suspension_ends_as_it_would(
 ) -> None:
     order, other = await world.order(), await world.order()
     begun, keyed = await cashier(app, order), await world.charge(other, app=app, key="k1")
-    terms.now = MerchantTerms(standing=Standing.SUSPENDED)
+    terms.now = MerchantTerms(status=MerchantStatus.SUSPENDED)
     assert (await world.charge(other, app=app, key="k1")).payment_id == keyed.payment_id
     await world.press(begun)
     await world.callbacks()
@@ -175,19 +175,19 @@ M = merchant_pb2
 
 
 @pytest.mark.parametrize(
-    ("state", "is_test", "standing"),
+    ("state", "is_test", "status"),
     [
-        (M.MERCHANT_STATE_LIVE, False, Standing.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, True, Standing.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, False, Standing.NOT_LIVE),
-        (M.MERCHANT_STATE_PENDING_EMAIL, True, Standing.NOT_LIVE),
-        (M.MERCHANT_STATE_SUSPENDED, True, Standing.SUSPENDED),
-        (M.MERCHANT_STATE_CLOSED, False, Standing.SUSPENDED),
-        (M.MERCHANT_STATE_UNSPECIFIED, False, Standing.NOT_LIVE),
+        (M.MERCHANT_STATE_LIVE, False, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, True, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, False, MerchantStatus.NOT_LIVE),
+        (M.MERCHANT_STATE_PENDING_EMAIL, True, MerchantStatus.NOT_LIVE),
+        (M.MERCHANT_STATE_SUSPENDED, True, MerchantStatus.SUSPENDED),
+        (M.MERCHANT_STATE_CLOSED, False, MerchantStatus.SUSPENDED),
+        (M.MERCHANT_STATE_UNSPECIFIED, False, MerchantStatus.NOT_LIVE),
     ],
 )
 def test_only_a_live_merchant_and_a_test_sibling_sell(
-    state: merchant_pb2.MerchantState.ValueType, is_test: bool, standing: Standing
+    state: merchant_pb2.MerchantState.ValueType, is_test: bool, status: MerchantStatus
 ) -> None:
     answer = M.GetMerchantSettingsResponse(
         is_known=True,
@@ -200,7 +200,7 @@ def test_only_a_live_merchant_and_a_test_sibling_sell(
         return_urls=defaults.return_urls,
         channels=frozenset({"alipay"}),
         is_test=is_test,
-        standing=standing,
+        status=status,
     )
     assert terms_of(M.GetMerchantSettingsResponse(), defaults) == defaults
 

@@ -29,20 +29,20 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
 
 
 async def test_everybody_gets_his_own_answer(client: Client) -> None:
-    lane = PipelinedConnection(client)
+    pipelined = PipelinedConnection(client)
     texts = [f"text {number}" for number in range(500)]
-    assert await asyncio.gather(*(lane.execute("ECHO", text) for text in texts)) == texts
+    assert await asyncio.gather(*(pipelined.execute("ECHO", text) for text in texts)) == texts
     assert len(await client.client_list()) == 2, (
-        "one connection for the lane, one for this question"
+        "one connection for the pipelined, one for this question"
     )
 
 
 async def test_a_refusal_is_told_to_the_one_who_asked(client: Client) -> None:
-    lane = PipelinedConnection(client)
+    pipelined = PipelinedConnection(client)
     answers: tuple[Any, ...] = await asyncio.gather(
-        lane.execute("ECHO", "before"),
-        lane.execute("NONSENSE"),
-        lane.execute("ECHO", "after"),
+        pipelined.execute("ECHO", "before"),
+        pipelined.execute("NONSENSE"),
+        pipelined.execute("ECHO", "after"),
         return_exceptions=True,
     )
     before, refused, after = answers
@@ -51,13 +51,13 @@ async def test_a_refusal_is_told_to_the_one_who_asked(client: Client) -> None:
 
 
 async def test_who_goes_away_does_not_leave_his_answer_to_the_next(client: Client) -> None:
-    lane = PipelinedConnection(client)
-    await lane.execute("PING")
-    gone = asyncio.create_task(lane.execute("EVAL", "return 'of another'", 0))
+    pipelined = PipelinedConnection(client)
+    await pipelined.execute("PING")
+    gone = asyncio.create_task(pipelined.execute("EVAL", "return 'of another'", 0))
     await asyncio.sleep(0)  # it is sent
     gone.cancel()
     await asyncio.wait([gone])
-    assert [await lane.execute("ECHO", str(number)) for number in range(3)] == ["0", "1", "2"]
+    assert [await pipelined.execute("ECHO", str(number)) for number in range(3)] == ["0", "1", "2"]
 
 
 class Answering:
@@ -89,16 +89,16 @@ async def test_a_command_is_sent_once_more_over_a_new_connection(redis_server: R
         fault_proxy(redis_server.port) as proxy,
         open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0") as client,
     ):
-        lane = PipelinedConnection(client)
-        assert await lane.execute("ECHO", "here") == "here"
+        pipelined = PipelinedConnection(client)
+        assert await pipelined.execute("ECHO", "here") == "here"
         proxy.lose(COMMAND, Loss.ANSWER)
         assert await asyncio.gather(
-            *(lane.execute("ECHO", str(number)) for number in range(20))
+            *(pipelined.execute("ECHO", str(number)) for number in range(20))
         ) == [str(number) for number in range(20)]
         proxy.lose(COMMAND, Loss.ANSWER, times=2)
         with pytest.raises(ConnectionBroken):
-            await lane.execute("ECHO", "never")
-        assert await lane.execute("ECHO", "here again") == "here again"
+            await pipelined.execute("ECHO", "never")
+        assert await pipelined.execute("ECHO", "here again") == "here again"
 
 
 async def test_a_silent_redis_is_left_at_the_deadline(redis_server: Redis) -> None:
@@ -106,26 +106,26 @@ async def test_a_silent_redis_is_left_at_the_deadline(redis_server: Redis) -> No
         fault_proxy(redis_server.port) as proxy,
         open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0") as client,
     ):
-        lane = PipelinedConnection(client, command_seconds=0.2)
-        assert await lane.execute("ECHO", "here") == "here"
+        pipelined = PipelinedConnection(client, command_seconds=0.2)
+        assert await pipelined.execute("ECHO", "here") == "here"
         proxy.lose(COMMAND, Loss.ANSWER_SILENTLY)  # a second attempt would be answered
         with pytest.raises(RedisTimeout):
-            await lane.execute("ECHO", "lost")
-        assert await lane.execute("ECHO", "here again") == "here again"
+            await pipelined.execute("ECHO", "lost")
+        assert await pipelined.execute("ECHO", "here again") == "here again"
 
 
 async def test_connections_that_broke_are_given_back(client: Client) -> None:
-    lane = PipelinedConnection(client)
+    pipelined = PipelinedConnection(client)
     for _ in range(40):  # more than the pool has
-        await lane.execute("PING")
+        await pipelined.execute("PING")
         await client.client_kill_filter(_type="normal", skipme=True)
-    assert await lane.execute("ECHO", "here") == "here"
+    assert await pipelined.execute("ECHO", "here") == "here"
 
 
 async def test_a_closed_client_closes_the_lane(redis_url: str) -> None:
     client = open_admission_redis(redis_url)
-    lane = PipelinedConnection(client)
-    await lane.execute("PING")
+    pipelined = PipelinedConnection(client)
+    await pipelined.execute("PING")
     await client.aclose()
     async with open_admission_redis(redis_url) as other:
         assert len(await other.client_list()) == 1

@@ -358,7 +358,7 @@ class Product:
             expires_at=self.now + timedelta(minutes=30),
         )
         try:
-            standing = await self.shop.app.payments._start._start(
+            started = await self.shop.app.payments._start._start(
                 tx,
                 NewPayment(
                     order=order,
@@ -371,7 +371,7 @@ class Product:
             )
         except MeshError:
             return False
-        return standing.payment is not None
+        return started.payment is not None
 
     async def closes(self, done: Done, result: str, *paid: Any) -> OrderState:
         """The order's state after an answer to ClosePayment."""

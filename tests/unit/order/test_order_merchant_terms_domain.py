@@ -9,7 +9,7 @@ from paymesh.merchant.v1 import merchant_pb2
 
 from mesh.money import Money
 from order_rpc.clients import terms_of
-from order_rpc.domain.merchant_terms import MerchantTerms, Standing
+from order_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
 
 M = merchant_pb2
@@ -47,19 +47,19 @@ def test_what_is_not_set_is_the_default_and_what_is_set_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "is_test", "standing"),
+    ("state", "is_test", "status"),
     [
-        (M.MERCHANT_STATE_LIVE, False, Standing.OPEN),
-        (M.MERCHANT_STATE_LIVE, True, Standing.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, True, Standing.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, False, Standing.NOT_LIVE),
-        (M.MERCHANT_STATE_PENDING_EMAIL, True, Standing.NOT_LIVE),
-        (M.MERCHANT_STATE_SUSPENDED, True, Standing.SUSPENDED),
-        (M.MERCHANT_STATE_CLOSED, False, Standing.SUSPENDED),
-        (M.MERCHANT_STATE_UNSPECIFIED, False, Standing.NOT_LIVE),
+        (M.MERCHANT_STATE_LIVE, False, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_LIVE, True, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, True, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, False, MerchantStatus.NOT_LIVE),
+        (M.MERCHANT_STATE_PENDING_EMAIL, True, MerchantStatus.NOT_LIVE),
+        (M.MERCHANT_STATE_SUSPENDED, True, MerchantStatus.SUSPENDED),
+        (M.MERCHANT_STATE_CLOSED, False, MerchantStatus.SUSPENDED),
+        (M.MERCHANT_STATE_UNSPECIFIED, False, MerchantStatus.NOT_LIVE),
     ],
 )
 def test_only_a_live_merchant_and_a_test_sibling_sell(
-    state: int, is_test: bool, standing: Standing
+    state: int, is_test: bool, status: MerchantStatus
 ) -> None:
-    assert said(state, is_test=is_test).standing is standing
+    assert said(state, is_test=is_test).status is status

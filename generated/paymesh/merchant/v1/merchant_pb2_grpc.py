@@ -170,7 +170,7 @@ class MerchantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSettings(self, request, context):
-        """Writes a new version of the settings; the one that was read is named, so that nobody overwrites what he has not seen.
+        """Writes a new version of the settings; the one that was read is named, so that nobody overwrites what was not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,14 +57,14 @@ class AllocationServiceServicer:
     """
 
     def AllocateStock(self, request, context):
-        """Takes units of a product off the shelf for an activity.
+        """Takes units of a product out of its stock for an activity.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReturnAllocation(self, request, context):
-        """Puts units of an activity back on the shelf.
+        """Puts units of an activity back into the stock of their product.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -262,9 +262,9 @@ class _StockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockSour
     STOCK_SOURCE_UNSPECIFIED: _StockSource.ValueType  # 0
     """Never stored."""
     STOCK_SOURCE_CATALOG: _StockSource.ValueType  # 1
-    """The shelf: reserved with the order."""
+    """The stock of the product: reserved with the order."""
     STOCK_SOURCE_ACTIVITY: _StockSource.ValueType  # 2
-    """A flash sale that took them from the shelf before."""
+    """A flash sale that took them from the stock before."""
     STOCK_SOURCE_MERCHANT: _StockSource.ValueType  # 3
     """The merchant's own, of which we hold none."""
 
@@ -274,9 +274,9 @@ class StockSource(_StockSource, metaclass=_StockSourceEnumTypeWrapper):
 STOCK_SOURCE_UNSPECIFIED: StockSource.ValueType  # 0
 """Never stored."""
 STOCK_SOURCE_CATALOG: StockSource.ValueType  # 1
-"""The shelf: reserved with the order."""
+"""The stock of the product: reserved with the order."""
 STOCK_SOURCE_ACTIVITY: StockSource.ValueType  # 2
-"""A flash sale that took them from the shelf before."""
+"""A flash sale that took them from the stock before."""
 STOCK_SOURCE_MERCHANT: StockSource.ValueType  # 3
 """The merchant's own, of which we hold none."""
 Global___StockSource: _TypeAlias = StockSource  # noqa: Y015

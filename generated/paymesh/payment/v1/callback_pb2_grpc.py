@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CallbackServiceStub:
-    """The door for channels. Public, because channels have no tokens; every call is verified by its signature.
+    """What channels call. Public, because channels have no tokens; every call is verified by its signature.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class CallbackServiceStub:
 
 
 class CallbackServiceServicer:
-    """The door for channels. Public, because channels have no tokens; every call is verified by its signature.
+    """What channels call. Public, because channels have no tokens; every call is verified by its signature.
     """
 
     def HandleCallback(self, request, context):
@@ -106,7 +106,7 @@ def add_CallbackServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CallbackService:
-    """The door for channels. Public, because channels have no tokens; every call is verified by its signature.
+    """What channels call. Public, because channels have no tokens; every call is verified by its signature.
     """
 
     @staticmethod

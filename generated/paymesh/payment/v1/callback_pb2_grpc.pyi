@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CallbackServiceStub:
-    """The door for channels. Public, because channels have no tokens; every call is verified by its signature."""
+    """What channels call. Public, because channels have no tokens; every call is verified by its signature."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -46,7 +46,7 @@ class CallbackServiceStub:
 
 @_typing.type_check_only
 class CallbackServiceAsyncStub(CallbackServiceStub):
-    """The door for channels. Public, because channels have no tokens; every call is verified by its signature."""
+    """What channels call. Public, because channels have no tokens; every call is verified by its signature."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     HandleCallback: _aio.UnaryUnaryMultiCallable[_callback_pb2.HandleCallbackRequest, _callback_pb2.HandleCallbackResponse]  # type: ignore[assignment]
@@ -61,7 +61,7 @@ class CallbackServiceAsyncStub(CallbackServiceStub):
     """Lets the sandbox record an outcome as its truth and sign it, so that the curl lines of source 001 work. Development only."""
 
 class CallbackServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The door for channels. Public, because channels have no tokens; every call is verified by its signature."""
+    """What channels call. Public, because channels have no tokens; every call is verified by its signature."""
 
     @_abc_1.abstractmethod
     def HandleCallback(

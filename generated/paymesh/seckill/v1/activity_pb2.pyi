@@ -31,13 +31,13 @@ class _ActivityStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Activit
     ACTIVITY_STATE_DRAFT: _ActivityState.ValueType  # 1
     """Planned; it has no units yet."""
     ACTIVITY_STATE_PUBLISHING: _ActivityState.ValueType  # 2
-    """Its units are being taken off the shelf."""
+    """Its units are being taken from the stock."""
     ACTIVITY_STATE_OPEN: _ActivityState.ValueType  # 3
     """It sells between starts_at and ends_at."""
     ACTIVITY_STATE_PAUSED: _ActivityState.ValueType  # 4
     """It admits nobody for now."""
     ACTIVITY_STATE_CLOSING: _ActivityState.ValueType  # 5
-    """It admits nobody any more; the line is being served."""
+    """It admits nobody any more; the queue is being served."""
     ACTIVITY_STATE_CLOSED: _ActivityState.ValueType  # 6
     """It is over."""
 
@@ -49,13 +49,13 @@ ACTIVITY_STATE_UNSPECIFIED: ActivityState.ValueType  # 0
 ACTIVITY_STATE_DRAFT: ActivityState.ValueType  # 1
 """Planned; it has no units yet."""
 ACTIVITY_STATE_PUBLISHING: ActivityState.ValueType  # 2
-"""Its units are being taken off the shelf."""
+"""Its units are being taken from the stock."""
 ACTIVITY_STATE_OPEN: ActivityState.ValueType  # 3
 """It sells between starts_at and ends_at."""
 ACTIVITY_STATE_PAUSED: ActivityState.ValueType  # 4
 """It admits nobody for now."""
 ACTIVITY_STATE_CLOSING: ActivityState.ValueType  # 5
-"""It admits nobody any more; the line is being served."""
+"""It admits nobody any more; the queue is being served."""
 ACTIVITY_STATE_CLOSED: ActivityState.ValueType  # 6
 """It is over."""
 Global___ActivityState: _TypeAlias = ActivityState  # noqa: Y015
@@ -99,7 +99,7 @@ class _RebuildStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RebuildSt
     REBUILD_STEP_HOLDERS: _RebuildStep.ValueType  # 3
     """The holders of orders are being written."""
     REBUILD_STEP_CARRY: _RebuildStep.ValueType  # 4
-    """Published; who stood in the line is being moved into the new epoch."""
+    """Published; who stood in the queue is being moved into the new epoch."""
     REBUILD_STEP_DONE: _RebuildStep.ValueType  # 5
     """Done."""
     REBUILD_STEP_SUPERSEDED: _RebuildStep.ValueType  # 6
@@ -117,7 +117,7 @@ REBUILD_STEP_FENCE: RebuildStep.ValueType  # 2
 REBUILD_STEP_HOLDERS: RebuildStep.ValueType  # 3
 """The holders of orders are being written."""
 REBUILD_STEP_CARRY: RebuildStep.ValueType  # 4
-"""Published; who stood in the line is being moved into the new epoch."""
+"""Published; who stood in the queue is being moved into the new epoch."""
 REBUILD_STEP_DONE: RebuildStep.ValueType  # 5
 """Done."""
 REBUILD_STEP_SUPERSEDED: RebuildStep.ValueType  # 6
@@ -229,7 +229,7 @@ class LiveNumbers(_message.Message):
     stock: _builtins.int
     """Units that may still be admitted."""
     queued: _builtins.int
-    """Clicks in the line."""
+    """Clicks in the queue."""
     entries: _builtins.int
     """Entries of a draw that is not drawn yet."""
     is_admitting: _builtins.bool

@@ -82,14 +82,14 @@ class ActivityServiceServicer:
     """
 
     def CreateActivity(self, request, context):
-        """Plans an activity. Nothing is taken off the shelf before PublishActivity. The same idempotency key answers the activity that is there.
+        """Plans an activity. Nothing is taken from the stock before PublishActivity. The same idempotency key answers the activity that is there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishActivity(self, request, context):
-        """Takes the units off the shelf and opens the door: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
+        """Takes the units from the stock and opens the activity: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
         earlier call stopped; HTTP 202 while it is not done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -97,7 +97,7 @@ class ActivityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseActivity(self, request, context):
-        """Admits nobody until ResumeActivity. Who is in the line is served.
+        """Admits nobody until ResumeActivity. Whoever is in the queue is served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +111,7 @@ class ActivityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseActivity(self, request, context):
-        """Ends an activity: CLOSING while the line is served, then CLOSED, and unsold units go back on the shelf. HTTP 202 while it is not done. A
+        """Ends an activity: CLOSING while the queue is served, then CLOSED, and unsold units go back into the stock. HTTP 202 while it is not done. A
         draft is closed at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,17 +34,17 @@ class ActivityServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ActivityServiceAsyncStub: ...
     CreateActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.CreateActivityRequest, _activity_pb2.CreateActivityResponse]
-    """Plans an activity. Nothing is taken off the shelf before PublishActivity. The same idempotency key answers the activity that is there."""
+    """Plans an activity. Nothing is taken from the stock before PublishActivity. The same idempotency key answers the activity that is there."""
     PublishActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.PublishActivityRequest, _activity_pb2.PublishActivityResponse]
-    """Takes the units off the shelf and opens the door: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
+    """Takes the units from the stock and opens the activity: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
     earlier call stopped; HTTP 202 while it is not done.
     """
     PauseActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.PauseActivityRequest, _activity_pb2.PauseActivityResponse]
-    """Admits nobody until ResumeActivity. Who is in the line is served."""
+    """Admits nobody until ResumeActivity. Whoever is in the queue is served."""
     ResumeActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.ResumeActivityRequest, _activity_pb2.ResumeActivityResponse]
     """Admits buyers again."""
     CloseActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.CloseActivityRequest, _activity_pb2.CloseActivityResponse]
-    """Ends an activity: CLOSING while the line is served, then CLOSED, and unsold units go back on the shelf. HTTP 202 while it is not done. A
+    """Ends an activity: CLOSING while the queue is served, then CLOSED, and unsold units go back into the stock. HTTP 202 while it is not done. A
     draft is closed at once.
     """
     GetActivity: _grpc.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]
@@ -60,17 +60,17 @@ class ActivityServiceAsyncStub(ActivityServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.CreateActivityRequest, _activity_pb2.CreateActivityResponse]  # type: ignore[assignment]
-    """Plans an activity. Nothing is taken off the shelf before PublishActivity. The same idempotency key answers the activity that is there."""
+    """Plans an activity. Nothing is taken from the stock before PublishActivity. The same idempotency key answers the activity that is there."""
     PublishActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.PublishActivityRequest, _activity_pb2.PublishActivityResponse]  # type: ignore[assignment]
-    """Takes the units off the shelf and opens the door: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
+    """Takes the units from the stock and opens the activity: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
     earlier call stopped; HTTP 202 while it is not done.
     """
     PauseActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.PauseActivityRequest, _activity_pb2.PauseActivityResponse]  # type: ignore[assignment]
-    """Admits nobody until ResumeActivity. Who is in the line is served."""
+    """Admits nobody until ResumeActivity. Whoever is in the queue is served."""
     ResumeActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.ResumeActivityRequest, _activity_pb2.ResumeActivityResponse]  # type: ignore[assignment]
     """Admits buyers again."""
     CloseActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.CloseActivityRequest, _activity_pb2.CloseActivityResponse]  # type: ignore[assignment]
-    """Ends an activity: CLOSING while the line is served, then CLOSED, and unsold units go back on the shelf. HTTP 202 while it is not done. A
+    """Ends an activity: CLOSING while the queue is served, then CLOSED, and unsold units go back into the stock. HTTP 202 while it is not done. A
     draft is closed at once.
     """
     GetActivity: _aio.UnaryUnaryMultiCallable[_activity_pb2.GetActivityRequest, _activity_pb2.GetActivityResponse]  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class ActivityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _activity_pb2.CreateActivityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activity_pb2.CreateActivityResponse, _abc.Awaitable[_activity_pb2.CreateActivityResponse]]:
-        """Plans an activity. Nothing is taken off the shelf before PublishActivity. The same idempotency key answers the activity that is there."""
+        """Plans an activity. Nothing is taken from the stock before PublishActivity. The same idempotency key answers the activity that is there."""
 
     @_abc_1.abstractmethod
     def PublishActivity(
@@ -97,7 +97,7 @@ class ActivityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _activity_pb2.PublishActivityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activity_pb2.PublishActivityResponse, _abc.Awaitable[_activity_pb2.PublishActivityResponse]]:
-        """Takes the units off the shelf and opens the door: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
+        """Takes the units from the stock and opens the activity: PUBLISHING, then OPEN (buyers are admitted from starts_at on). Repeating it goes on where an
         earlier call stopped; HTTP 202 while it is not done.
         """
 
@@ -107,7 +107,7 @@ class ActivityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _activity_pb2.PauseActivityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activity_pb2.PauseActivityResponse, _abc.Awaitable[_activity_pb2.PauseActivityResponse]]:
-        """Admits nobody until ResumeActivity. Who is in the line is served."""
+        """Admits nobody until ResumeActivity. Whoever is in the queue is served."""
 
     @_abc_1.abstractmethod
     def ResumeActivity(
@@ -123,7 +123,7 @@ class ActivityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _activity_pb2.CloseActivityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activity_pb2.CloseActivityResponse, _abc.Awaitable[_activity_pb2.CloseActivityResponse]]:
-        """Ends an activity: CLOSING while the line is served, then CLOSED, and unsold units go back on the shelf. HTTP 202 while it is not done. A
+        """Ends an activity: CLOSING while the queue is served, then CLOSED, and unsold units go back into the stock. HTTP 202 while it is not done. A
         draft is closed at once.
         """
 

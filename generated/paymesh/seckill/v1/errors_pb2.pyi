@@ -31,7 +31,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ACTIVITY_ALREADY_OPEN: _ErrorReason.ValueType  # 3
     """The product has another activity that is not closed; metadata has activity_id."""
     ERROR_REASON_SECKILL_BUSY: _ErrorReason.ValueType  # 4
-    """Too many are in the line, or too many calls; nothing was taken. Repeat with the same request_id."""
+    """Too many are in the queue, or too many calls; nothing was taken. Repeat with the same request_id."""
     ERROR_REASON_SECKILL_NOT_READY: _ErrorReason.ValueType  # 5
     """The activity is being published or rebuilt, or Redis does not answer. Whether the click counted is unknown: repeat with the same request_id."""
     ERROR_REASON_TICKET_INVALID: _ErrorReason.ValueType  # 7
@@ -51,7 +51,7 @@ ERROR_REASON_ACTIVITY_STATE_INVALID: ErrorReason.ValueType  # 2
 ERROR_REASON_ACTIVITY_ALREADY_OPEN: ErrorReason.ValueType  # 3
 """The product has another activity that is not closed; metadata has activity_id."""
 ERROR_REASON_SECKILL_BUSY: ErrorReason.ValueType  # 4
-"""Too many are in the line, or too many calls; nothing was taken. Repeat with the same request_id."""
+"""Too many are in the queue, or too many calls; nothing was taken. Repeat with the same request_id."""
 ERROR_REASON_SECKILL_NOT_READY: ErrorReason.ValueType  # 5
 """The activity is being published or rebuilt, or Redis does not answer. Whether the click counted is unknown: repeat with the same request_id."""
 ERROR_REASON_TICKET_INVALID: ErrorReason.ValueType  # 7

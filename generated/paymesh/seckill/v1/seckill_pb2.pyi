@@ -33,10 +33,10 @@ class Result(_message.Message):
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     STARTS_IN_MS_FIELD_NUMBER: _builtins.int
     status: _builtins.int
-    """0 waiting in the line, 1 holds an order, 2 neither. Always sent."""
+    """0 waiting in the queue, 1 holds an order, 2 neither. Always sent."""
     code: _builtins.str
     """2002 queued, 2001 sold out, 2000 bought, 2003 limit reached, 2004 not started, 2005 ended, 2006 paused, 2007 not drawn, 2008 no unit was left or the order went back,
-    2009 no click of this buyer waits or has won: it was refused, or he never clicked.
+    2009 no click of this buyer waits or has won: it was refused, or the buyer never clicked.
     """
     message: _builtins.str
     """In words, for people."""

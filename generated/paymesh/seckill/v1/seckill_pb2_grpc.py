@@ -75,7 +75,7 @@ class SeckillServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SeckillResult(self, request, context):
-        """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+        """What became of the buyer's clicks on a product: 0 waiting in the queue, 1 holds an order, 2 neither, also when no click of the buyer is known. Waits up to
         wait_ms for a final result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -38,7 +38,7 @@ class SeckillServiceStub:
     request_id is the same click: it never takes a second unit.
     """
     SeckillResult: _grpc.UnaryUnaryMultiCallable[_seckill_pb2.SeckillResultRequest, _seckill_pb2.SeckillResultResponse]
-    """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+    """What became of the buyer's clicks on a product: 0 waiting in the queue, 1 holds an order, 2 neither, also when no click of the buyer is known. Waits up to
     wait_ms for a final result.
     """
     WatchSeckillResult: _grpc.UnaryStreamMultiCallable[_seckill_pb2.WatchSeckillResultRequest, _seckill_pb2.WatchSeckillResultResponse]
@@ -58,7 +58,7 @@ class SeckillServiceAsyncStub(SeckillServiceStub):
     request_id is the same click: it never takes a second unit.
     """
     SeckillResult: _aio.UnaryUnaryMultiCallable[_seckill_pb2.SeckillResultRequest, _seckill_pb2.SeckillResultResponse]  # type: ignore[assignment]
-    """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+    """What became of the buyer's clicks on a product: 0 waiting in the queue, 1 holds an order, 2 neither, also when no click of the buyer is known. Waits up to
     wait_ms for a final result.
     """
     WatchSeckillResult: _aio.UnaryStreamMultiCallable[_seckill_pb2.WatchSeckillResultRequest, _seckill_pb2.WatchSeckillResultResponse]  # type: ignore[assignment]
@@ -87,7 +87,7 @@ class SeckillServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _seckill_pb2.SeckillResultRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_seckill_pb2.SeckillResultResponse, _abc.Awaitable[_seckill_pb2.SeckillResultResponse]]:
-        """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+        """What became of the buyer's clicks on a product: 0 waiting in the queue, 1 holds an order, 2 neither, also when no click of the buyer is known. Waits up to
         wait_ms for a final result.
         """
 
