@@ -126,6 +126,8 @@ class Deliveries:
         self.target = rule.target
         self.mode = Mode()
         self._all: list[Delivery] = []
+        self._by_notice: dict[str, list[Delivery]] = {}
+        self._open: list[Delivery] = []  # those that are due some time
         self._wake = asyncio.Event()
         self._one_round = asyncio.Lock()  # the loop and `flush` would send the same notice twice
 
@@ -134,7 +136,11 @@ class Deliveries:
         url = notice.url or (self.target.url if self.target else "")
         due_at = self._clock.now() if url else None
         for _ in range(1 + self.mode.duplicate):
-            self._all.append(Delivery(notice=replace(notice, url=url), due_at=due_at))
+            one = Delivery(notice=replace(notice, url=url), due_at=due_at)
+            self._all.append(one)
+            self._by_notice.setdefault(notice.id, []).append(one)
+            if due_at is not None:
+                self._open.append(one)
         self._wake.set()
 
     @property
@@ -142,16 +148,20 @@ class Deliveries:
         """All deliveries, oldest notice first."""
         return tuple(self._all)
 
+    def is_accepted(self, notice_id: str) -> bool:
+        """True when the shop has taken a notice."""
+        return any(one.accepted for one in self._by_notice.get(notice_id, ()))
+
     async def flush(self) -> int:
         """Sends all that waits, held back or for a repetition; returns how many tries were made."""
-        return await self._send([one for one in self._all if one.due_at is not None])
+        return await self._send(list(self._open))
 
     async def run_once(self) -> int:
         """Sends what is due; returns how many tries were made."""
         if self.mode.hold:
             return 0
         now = self._clock.now()
-        due = [one for one in self._all if one.due_at is not None and one.due_at <= now]
+        due = [one for one in self._open if one.due_at is not None and one.due_at <= now]
         if self.mode.reorder and len(due) == 1 and due[0].tries == 0:
             return 0
         return await self._send(due)
@@ -175,6 +185,7 @@ class Deliveries:
             async with httpx.AsyncClient(timeout=SEND_TIMEOUT_SECONDS, trust_env=False) as client:
                 for one in waiting:
                     await self._try(client, one)
+            self._open = [one for one in self._open if one.due_at is not None]
         return len(waiting)
 
     async def _try(self, client: httpx.AsyncClient, one: Delivery) -> None:

@@ -39,7 +39,9 @@ class Account:
         self.simulation = simulation
         self.config = simulation.config
         self.store = Store()
-        self.views = Views(self.store, base_url=simulation.base_url)
+        self.views = Views(
+            self.store, base_url=simulation.base_url, livemode=simulation.config.livemode
+        )
         self.methods: dict[str, Method] = {}  # by the id of the PaymentMethod
         self.cause = Cause()  # operations are synchronous: one at a time
 
@@ -82,23 +84,18 @@ class Account:
 
     def event(self, event: Event) -> Json:
         """An Event as JSON."""
-        waiting = self.undelivered()
+        taken = self.simulation.deliveries.is_accepted(event.id)
         return {
             "id": event.id,
             "object": "event",
             "api_version": API_VERSION,
             "created": event.created,
             "data": {"object": event.data},
-            "livemode": False,
-            "pending_webhooks": 1 if event.id in waiting else 0,
+            "livemode": self.config.livemode,
+            "pending_webhooks": 0 if taken else 1,
             "request": {"id": event.request, "idempotency_key": event.idempotency_key},
             "type": event.kind,
         }
-
-    def undelivered(self) -> set[str]:
-        """Ids of events that no endpoint has taken yet."""
-        deliveries = self.simulation.deliveries.deliveries
-        return {one.notice.id for one in deliveries if not one.accepted}
 
     def post(
         self,

@@ -25,6 +25,7 @@ class StripeConfig:
         webhook_secret: signs events; two joined by a space while one is rolled.
         account: the account's id.
         settlement_currency: of the balance; captures in other currencies are exchanged.
+        livemode: what objects and events say; no money is real anyway.
         multicapture: whether `final_capture=false` is allowed.
         fee_basis_points, fee_fixed_minor: the fee of a capture, in the settlement currency.
     """
@@ -37,6 +38,7 @@ class StripeConfig:
     country: str = "US"
     settlement_currency: str = "usd"
     multicapture: bool = True
+    livemode: bool = False
     fee_basis_points: int = 290
     fee_fixed_minor: int = 30
 

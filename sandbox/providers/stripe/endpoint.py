@@ -24,7 +24,7 @@ from sandbox.providers.stripe.config import API_VERSION
 from sandbox.providers.stripe.errors import StripeError
 from sandbox.providers.stripe.forms import parse_form
 from sandbox.providers.stripe.idempotency import IdempotencyKeys, Outcome
-from sandbox.providers.stripe.views import Json
+from sandbox.providers.stripe.views import Json, check_paths
 
 # from the ids of the path and the parameters to the answer's body
 Operation = Callable[[Mapping[str, str], dict[str, Any]], Json]
@@ -104,8 +104,9 @@ class Endpoints:
     def _run(self, operation: Operation, request: Request, encoded: bytes, cause: Cause) -> Outcome:
         sent = parse_form(encoded)
         self._account.cause = cause
-        body = operation(request.path_params, sent)
         paths = sent.get("expand", [])
+        check_paths(paths)
+        body = operation(request.path_params, sent)
         shown = self._account.views.expanded(body, paths)
         return Outcome(status=200, body=_json(shown), request_id=str(cause.request_id))
 

@@ -100,7 +100,7 @@ class Lists:
         kinds = given.get("types") or ((given["type"],) if "type" in given else ())
         if len(kinds) > _TYPES_MAX:
             raise invalid("At most 20 types can be given", param="types")
-        waiting = self._account.undelivered()
+        is_taken = self._account.simulation.deliveries.is_accepted
         wanted = given.get("delivery_success")
         oldest = self._account.now() - _EVENT_SECONDS
         found = [
@@ -108,7 +108,7 @@ class Lists:
             for event in self._store.events.values()
             if event.created > oldest
             and (not kinds or any(_is_kind(event.kind, kind) for kind in kinds))
-            and wanted in {None, event.id not in waiting}
+            and wanted in {None, is_taken(event.id)}
         ]
         return _page("/v1/events", found, given, self._account.event)
 

@@ -163,7 +163,6 @@ class Session:
     payment_method_types: tuple[str, ...]
     items: tuple[str, ...]  # what is bought, for the page
     status: str = "open"
-    payment_status: str = "unpaid"
     payment_intent: str | None = None
 
 

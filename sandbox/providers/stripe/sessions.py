@@ -150,11 +150,7 @@ class Sessions:
         if session is None:
             return
         if session.status == "open" and pi.status not in {*_UNPAID, "canceled"}:
-            done = replace(
-                session,
-                status="complete",
-                payment_status="paid" if pi.status == "succeeded" else "unpaid",
-            )
+            done = replace(session, status="complete")
             account.store.sessions[done.id] = done
             account.tell("checkout.session.completed", account.views.session(done))
             if pi.status == "processing":
@@ -166,11 +162,8 @@ class Sessions:
         pi = account.store.payment_intents[str(session.payment_intent)]
         if pi.status == "processing":
             return
-        is_paid = pi.status == "succeeded"
-        done = replace(session, payment_status="paid" if is_paid else "unpaid")
-        account.store.sessions[ref] = done
-        ending = "succeeded" if is_paid else "failed"
-        account.tell(f"checkout.session.async_payment_{ending}", account.views.session(done))
+        ending = "succeeded" if pi.status == "succeeded" else "failed"
+        account.tell(f"checkout.session.async_payment_{ending}", account.views.session(session))
 
     def _items(self, items: tuple[Any, ...]) -> tuple[str, int, tuple[str, ...]]:
         if not items:

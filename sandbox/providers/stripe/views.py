@@ -19,6 +19,7 @@ from sandbox.providers.stripe.objects import (
 
 Json = dict[str, Any]
 _EXPANDABLE = {
+    "data",
     "latest_charge",
     "balance_transaction",
     "failure_balance_transaction",
@@ -32,8 +33,9 @@ _EXPANDABLE = {
 class Views:
     """Shows objects of a store."""
 
-    def __init__(self, store: Store, *, base_url: str) -> None:
+    def __init__(self, store: Store, *, base_url: str, livemode: bool) -> None:
         self._store = store
+        self._livemode = livemode
         self._base_url = base_url
 
     def by_id(self, ref: str) -> Json | None:
@@ -76,7 +78,7 @@ class Views:
             "description": None,
             "last_payment_error": pi.last_payment_error,
             "latest_charge": pi.latest_charge,
-            "livemode": False,
+            "livemode": self._livemode,
             "metadata": dict(pi.metadata),
             "next_action": pi.next_action,
             "on_behalf_of": None,
@@ -117,7 +119,7 @@ class Views:
             "failure_balance_transaction": None,
             "failure_code": charge.failure_code,
             "failure_message": charge.failure_message,
-            "livemode": False,
+            "livemode": self._livemode,
             "metadata": dict(charge.metadata),
             "outcome": _outcome(charge),
             "paid": charge.status == "succeeded",
@@ -208,7 +210,7 @@ class Views:
             "evidence": {},
             "evidence_details": {"due_by": dispute.created + 7 * 86_400, "has_evidence": False},
             "is_charge_refundable": dispute.is_inquiry,
-            "livemode": False,
+            "livemode": self._livemode,
             "metadata": {},
             "payment_intent": dispute.payment_intent,
             "reason": dispute.reason,
@@ -218,6 +220,7 @@ class Views:
     def session(self, session: Session) -> Json:
         """A Checkout Session."""
         url = f"{self._base_url}/_sim/checkout/{session.id}"
+        pi = self._store.payment_intents.get(session.payment_intent or "")
         return {
             "id": session.id,
             "object": "checkout.session",
@@ -230,12 +233,12 @@ class Views:
             "currency": session.currency,
             "customer": None,
             "expires_at": session.expires_at,
-            "livemode": False,
+            "livemode": self._livemode,
             "metadata": dict(session.metadata),
             "mode": "payment",
             "payment_intent": session.payment_intent,
             "payment_method_types": list(session.payment_method_types),
-            "payment_status": session.payment_status,
+            "payment_status": "paid" if pi and pi.status == "succeeded" else "unpaid",
             "status": session.status,
             "success_url": session.success_url,
             "ui_mode": "hosted",
@@ -243,29 +246,33 @@ class Views:
         }
 
     def expanded(self, body: Json, paths: Sequence[str]) -> Json:
-        """A body with ids replaced by their objects, as `expand[]` asks.
-
-        Raises:
-            StripeError: a path that leads to nothing that can be expanded.
-        """
+        """A body with ids replaced by their objects, as `expand[]` asks."""
         for path in paths:
-            self._expand(body, path.split("."), path)
+            self._expand(body, path.split("."))
         return body
 
-    def _expand(self, body: Json, way: list[str], path: str) -> None:
+    def _expand(self, body: Json, way: list[str]) -> None:
         step, *rest = way
-        if step == "data" and isinstance(body.get("data"), list):
-            for one in body["data"]:
-                if rest:
-                    self._expand(one, rest, path)
+        found = body.get(step)
+        if step == "data" and isinstance(found, list):
+            for one in found if rest else ():
+                self._expand(one, rest)
             return
-        if step not in body or step not in _EXPANDABLE:
-            raise invalid(f"This property cannot be expanded ({path}).", param="expand")
-        found = body[step]
         if isinstance(found, str):
             found = body[step] = self.by_id(found)
-        if rest and found is not None:
-            self._expand(found, rest, path)
+        if rest and isinstance(found, dict):
+            self._expand(found, rest)
+
+
+def check_paths(paths: Sequence[Any]) -> None:
+    """Called before anything is done.
+
+    Raises:
+        StripeError: a path that leads to nothing that can be expanded.
+    """
+    for path in paths:
+        if not isinstance(path, str) or not set(path.split(".")) <= _EXPANDABLE:
+            raise invalid(f"This property cannot be expanded ({path}).", param="expand")
 
 
 def _outcome(charge: Charge) -> Json:

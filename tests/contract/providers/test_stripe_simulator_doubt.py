@@ -202,6 +202,14 @@ async def test_a_malformed_payment_is_refused_by_its_parameter(
         assert refused.value.param == param
 
 
+async def test_a_path_that_cannot_be_expanded_is_refused_before_money_moves(
+    sim: SimulatedStripe,
+) -> None:
+    with pytest.raises(stripe.InvalidRequestError, match="cannot be expanded"):
+        await create(sim, paid(expand=["latest_charge.customer"]))
+    assert sim.moved() == []
+
+
 async def test_confirming_may_redirect_so_it_needs_an_address(sim: SimulatedStripe) -> None:
     made = await create(sim, order(automatic_payment_methods={"enabled": True}))
     with pytest.raises(stripe.InvalidRequestError) as refused:
