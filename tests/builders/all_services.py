@@ -26,6 +26,7 @@ from paymesh.payment.v1 import (
 from paymesh.seckill.v1 import activity_pb2, seckill_pb2
 
 import order_rpc.app
+from merchant_rpc.domain.member import MemberRole
 from mesh.auth import CallerTokens, OwnTokenSigner, TokenIssuer, UserTokenIssuer, UserTokens
 from mesh.call import Role
 from mesh.client import MeshChannel
@@ -39,6 +40,7 @@ from mesh.token_issuers import CHECKOUT, ISSUERS, MERCHANTS, OPERATORS
 from mesh.wire_errors import from_rpc_error
 from order_rpc.app import OrderConfig
 from order_rpc.clients import Payments
+from tests.builders.merchant_rows import MerchantRows, merchant_rows
 from tests.builders.order import PAYMENT_WINDOW
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.seckill_order import seckill_order_world
@@ -83,6 +85,11 @@ ROLES = {
     options_pb2.ROLE_MERCHANT: "merchant",
     options_pb2.ROLE_ADMIN: "admin",
 }
+
+
+UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND = 16, 7, 5
+# Reasons of refusals for want of rights; others with these codes come from use cases.
+OF_TOKENS = frozenset({"UNAUTHENTICATED", "TOKEN_EXPIRED", "TOKEN_INVALID", "PERMISSION_DENIED"})
 
 
 Metadata = list[tuple[str, str]]
@@ -183,16 +190,23 @@ class Tokens:
         return "authorization", f"Bearer {token}"
 
     def key(
-        self, *scopes: str, name: str = "a key", subject: str = "key:", publishable: bool = False
+        self,
+        *scopes: str,
+        name: str = "a key",
+        subject: str = "key:",
+        publishable: bool = False,
+        merchant_id: str = MERCHANT,
+        session_id: str = "",
     ) -> Kind:
-        """A key or member of MERCHANT, another one in each call: none meets the limit of one before
-        it.
+        """A key or member of a merchant, another one in each call: none meets the limit of one
+        before it. A subject with an id is that one.
         """
         roles = [] if publishable else [Role.MERCHANT]
         bearer = self._own(
             MERCHANTS,
-            self.ids.new(subject),
-            merchant_id=MERCHANT,
+            self.ids.new(subject) if subject.endswith(":") else subject,
+            merchant_id=merchant_id,
+            session_id=session_id,
             roles=roles,
             scopes=scopes,
         )
@@ -236,6 +250,10 @@ class Tokens:
         return [
             self.key(*everything),
             self.key(*everything, name="a member", subject="member:"),
+            *(
+                self.key(*role.scopes, name=f"a member who is {role}", subject="member:")
+                for role in MemberRole
+            ),
             self.key(*scopes),
             self.key(*(scope.replace(":read", ":write") for scope in scopes)),
             nothing,
@@ -338,10 +356,11 @@ def _grants(scope: str, wanted: str) -> bool:
 
 
 async def code_of(
-    channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind, **fields: str
+    channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind, /, **fields: Any
 ) -> int:
     """The code with which a call with an empty request, or with these fields alone, ends; 0 for a
-    stream that has begun.
+    stream that has begun, and for a caller whom the use case refuses by a reason of its own
+    (PERSON_REQUIRED, LOGIN_FAILED): his token let him in.
     """
     make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
     request, answer = (
@@ -360,6 +379,11 @@ async def code_of(
         if method.server_streaming and refusal.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return 0  # nobody refused it: it waits for something to tell
         error: Any = from_rpc_error(refusal)
+        if (
+            error.grpc_code in (UNAUTHENTICATED, PERMISSION_DENIED)
+            and error.reason not in OF_TOKENS
+        ):
+            return 0
         return int(error.grpc_code)
     finally:
         call.cancel()
@@ -371,11 +395,12 @@ class Servers:
     """The servers with their real servicers."""
 
     world: PaymentWorld
+    rows: MerchantRows
     tokens: Tokens
     running: dict[str, MeshServer]
     channels: dict[str, grpc.aio.Channel]
 
-    async def call(self, method: MethodDescriptor, kind: Kind, **fields: str) -> int:
+    async def call(self, method: MethodDescriptor, kind: Kind, /, **fields: Any) -> int:
         """The code with which a call with an empty request, or with these fields alone, ends."""
         channel = self.channels[served_by(method.containing_service)]
         return await code_of(channel, method, kind, **fields)
@@ -404,8 +429,10 @@ async def running(
                 )
             )
             apps["seckill_rpc"] = seckill.app
+        rows = await stack.enter_async_context(merchant_rows(folder, world.clock))
+        apps[MERCHANT_RPC] = rows.world.app
         tokens = Tokens(world.clock)
-        servers = Servers(world=world, tokens=tokens, running={}, channels={})
+        servers = Servers(world=world, rows=rows, tokens=tokens, running={}, channels={})
         for service, app in apps.items():
             settings = MeshSettings(
                 service=service, environment=environment, port=0, var_dir=folder
@@ -422,54 +449,7 @@ async def running(
             stack.push_async_callback(server.stop, 0)
             servers.running[service] = server
             servers.channels[service] = await stack.enter_async_context(plain_channel(server.port))
-        servers.channels[MERCHANT_RPC] = await stack.enter_async_context(
-            answering(MERCHANT_RPC, tokens, folder)
-        )
         yield servers
-
-
-@asynccontextmanager
-async def answering(service: str, tokens: Tokens, folder: Path) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to the methods of a service behind the pipeline, each with an empty answer: for
-    what is decided before a servicer is asked.
-    """
-    server = MeshServer(
-        MeshSettings(service=service, environment="test", port=0, var_dir=folder, drain_seconds=0),
-        clock=tokens.clock,
-        ids=tokens.ids,
-        user_tokens=tokens.users,
-        caller_tokens=tokens.of(service),
-    )
-    methods: dict[str, dict[str, Any]] = {}
-    for method in contract(service):
-        methods.setdefault(method.containing_service.full_name, {})[method.name] = _answer(method)
-
-    def add(_servicer: object, capture: Any) -> None:
-        for name, handlers in methods.items():
-            capture.add_registered_method_handlers(name, handlers)
-
-    server.add(add, None)
-    await server.start()
-    try:
-        async with plain_channel(server.port) as channel:
-            yield channel
-    finally:
-        await server.stop(0)
-
-
-def _answer(method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
-    request, response = (
-        message_factory.GetMessageClass(kind) for kind in (method.input_type, method.output_type)
-    )
-
-    async def answer(_request: Any, _context: Any) -> Any:
-        return response()
-
-    return grpc.unary_unary_rpc_method_handler(
-        answer,
-        request_deserializer=request.FromString,
-        response_serializer=response.SerializeToString,
-    )
 
 
 @asynccontextmanager

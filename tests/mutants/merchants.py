@@ -17,6 +17,8 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
     return f"test_{module}.py::{name}" + (f"[{on}]" if on else "")
 
 
+_MATRIX = "test_access_matrix.py::test_"
+
 _sign_ups = partial(_mutant, "usecases/sign_ups.py")
 _links = partial(_mutant, "usecases/one_time_links.py")
 _link_store = partial(_mutant, "store/one_time_links.py")
@@ -155,5 +157,47 @@ MUTANTS = [
         old="if await members.count_memberships(tx, merchant_id=merchant_id) >= MEMBERS_MAX:",
         new="if False:",
         fails=_in_members("test_nobody_joins_a_full_merchant"),
+    ),
+    Mutant(
+        "a token reaches rows of its merchant and mode",
+        _MATRIX + "people_and_keys_reach_rows_of_their_merchant_and_mode_and_of_no_other",
+        (
+            Edit(
+                "mesh/access.py",
+                "                if self._merchant.get(request) != caller.merchant_id:\n",
+                "                if not self._merchant.get(request):\n",
+            ),
+        ),
+    ),
+    _mutant(
+        "store/api_keys.py",
+        "a key is found at its merchant",
+        old='.where(_K.merchant_id == bindparam("merchant"), _K.key_id == bindparam("key"))',
+        new='.where(_K.key_id == bindparam("key"))',
+        fails=_MATRIX + "a_row_of_another_merchant_or_mode_is_not_found_under_ones_own_name"
+        "[RevokeApiKey]",
+    ),
+    _mutant(
+        "store/members.py",
+        "a member is found at his merchant",
+        old="""_MEMBERSHIPS.where(_S.merchant_id == merchant_id, _S.member_id == member_id)
+    )
+    row""",
+        new="""_MEMBERSHIPS.where(_S.member_id == member_id)
+    )
+    row""",
+        fails=_MATRIX + "a_row_of_another_merchant_or_mode_is_not_found_under_ones_own_name"
+        "[SetMemberRole]",
+    ),
+    Mutant(
+        "a role reaches what its scopes name and nothing else",
+        _MATRIX + "every_method_admits_whom_its_rules_name_and_nobody_else",
+        (
+            Edit(
+                "mesh/access.py",
+                "        if not self._scopes <= scopes:\n",
+                "        if False:\n",
+            ),
+        ),
     ),
 ]

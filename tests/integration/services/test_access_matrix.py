@@ -19,17 +19,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.descriptor import MethodDescriptor
 from paymesh.options.v1 import options_pb2
 
+from merchant_rpc.domain.member import MemberRole
 from mesh.scopes import SCOPES
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from tests.builders.all_services import (
     MERCHANT,
     MERCHANT_RPC,
+    NOT_FOUND,
     ORDER,
     OTHER_MERCHANT,
     OTHER_ORDER,
+    PERMISSION_DENIED,
     ROLES,
     SERVICES,
+    UNAUTHENTICATED,
     Kind,
     Servers,
     Tokens,
@@ -39,10 +43,9 @@ from tests.builders.all_services import (
     running,
     served_by,
 )
+from tests.builders.merchant_rows import NAME_A_ROW, REQUESTS, SHOPS
 from tests.support.echo import Echo, add_echo, echo_file, plain_channel
 from tests.support.fakes import FakeClock
-
-UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND = 16, 7, 5
 
 
 def expected(method: MethodDescriptor, kind: Kind) -> int:
@@ -171,6 +174,83 @@ async def test_a_checkout_token_reaches_its_order_and_no_other(servers: Servers)
     assert {"Charge", "CreatePayment", "GetPaymentByOrderId", "PayOrder", "GetOrder"} <= set(judged)
 
 
+def of_merchants() -> list[MethodDescriptor]:
+    """Every method of merchant_rpc that is about one merchant and admits its people and keys."""
+    return [
+        method
+        for method in contract(MERCHANT_RPC)
+        if policy(method).ownership.merchant_field
+        and any(rule.role == options_pb2.ROLE_MERCHANT for rule in policy(method).rules)
+    ]
+
+
+def owner_of(servers: Servers, merchant_id: str) -> Kind:
+    """The owner of a merchant, logged in for it or for its test sibling."""
+    return servers.tokens.key(
+        *MemberRole.OWNER.scopes,
+        name=f"the owner, for {merchant_id},",
+        subject=f"member:{servers.rows.shops[merchant_id].owner}",
+        merchant_id=merchant_id,
+        session_id="SES1",
+    )
+
+
+def secret_key_of(servers: Servers, merchant_id: str) -> Kind:
+    return servers.tokens.key(*SCOPES, name=f"a key of {merchant_id}", merchant_id=merchant_id)
+
+
+async def test_people_and_keys_reach_rows_of_their_merchant_and_mode_and_of_no_other(
+    servers: Servers,
+) -> None:
+    wrong = []
+    assert {method.name for method in of_merchants()} == set(REQUESTS)
+    before = {each: await servers.rows.owned(each) for each in SHOPS}
+    for method, mine, theirs in itertools.product(of_merchants(), SHOPS, SHOPS):
+        if mine == theirs:
+            continue
+        fields = REQUESTS[method.name](servers.rows.shops[theirs])
+        for kind in (owner_of(servers, mine), secret_key_of(servers, mine)):
+            named = await servers.call(method, kind, merchant_id=theirs, **fields)
+            if named != refusal_of_strangers(method):
+                wrong.append(f"{method.name} of {theirs} for {kind.name}: {named}")
+    assert wrong == []
+    assert {each: await servers.rows.owned(each) for each in SHOPS} == before
+
+
+@pytest.mark.parametrize("name", NAME_A_ROW)
+async def test_a_row_of_another_merchant_or_mode_is_not_found_under_ones_own_name(
+    servers: Servers, name: str
+) -> None:
+    [method] = [method for method in of_merchants() if method.name == name]
+    wrong = []
+    before = {each: await servers.rows.owned(each) for each in SHOPS}
+    for mine, theirs in itertools.product(SHOPS, SHOPS):
+        shop, other = servers.rows.shops[mine], servers.rows.shops[theirs]
+        fields = REQUESTS[name](other)
+        if fields == REQUESTS[name](shop):
+            continue  # the same row: siblings have the same people
+        code = await servers.call(method, owner_of(servers, mine), merchant_id=mine, **fields)
+        if code != NOT_FOUND:
+            wrong.append(f"{name} of {theirs} for the owner of {mine}: {code}")
+    assert wrong == []
+    assert {each: await servers.rows.owned(each) for each in SHOPS} == before
+
+
+@pytest.mark.parametrize("merchant_id", SHOPS)
+async def test_an_owner_may_do_all_of_it_at_his_merchant(
+    servers: Servers, merchant_id: str
+) -> None:
+    shop = servers.rows.shops[merchant_id]
+    codes = {
+        name: await servers.call(method, owner_of(servers, merchant_id), **REQUESTS[name](shop))
+        for name in REQUESTS
+        for method in of_merchants()
+        if method.name == name
+    }
+    # of a test sibling nothing is asked by its own name but what it has itself
+    assert codes == dict.fromkeys(REQUESTS, 0)
+
+
 def keyed(kind: Kind) -> Kind:
     """With an idempotency key, so that methods that need one read the request."""
     return replace(kind, metadata=[*kind.metadata, ("idempotency-key", "once")])
@@ -212,17 +292,17 @@ async def test_every_method_of_the_contract_is_served_by_its_server(servers: Ser
     declared = {
         service: {
             method.containing_service.full_name
-            for method in contract()
+            for method in everywhere()
             if served_by(method.containing_service) == service
         }
-        for service in SERVICES
+        for service in (*SERVICES, MERCHANT_RPC)
     }
     assert {
         service: set(server.services) for service, server in servers.running.items()
     } == declared
     admin = Kind("admin", [servers.tokens.bearer("admin", "user", "merchant")])
     unimplemented = [
-        method.full_name for method in contract() if await servers.call(method, admin) == 12
+        method.full_name for method in everywhere() if await servers.call(method, admin) == 12
     ]
     assert unimplemented == []
 
