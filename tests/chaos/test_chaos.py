@@ -172,7 +172,7 @@ def _late_errors(heard: list[Heard], faults: Faults) -> list[str]:
 
 def _recoveries(heard: list[Heard], faults: Faults, operation: str) -> list[tuple[float, str]]:
     """For each fault: how long after its end the first call succeeded; without one until the next
-    fault, infinite.
+    fault, infinite. Walk-ins try in each quiet.
     """
     successes = [
         each.at for each in heard if each.operation == operation and 200 <= each.status < 300

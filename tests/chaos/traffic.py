@@ -30,7 +30,11 @@ from tests.e2e.mesh_processes import DECLINED_CARD, GOOD_CARD, card
 BUYERS, CLERKS, CLICKERS = (5, 1, 2) if PROOF else (2, 1, 1)
 USERS = 40
 PATIENCE_SECONDS = 90.0
+# of a walk-in; twice in each quiet. A regular's charge may stay under way for longer than that: its
+# attempt's lease ends first.
+SHORT_PATIENCE_SECONDS = 2.5
 CASHIER_SECONDS = 30.0
+CALL_SECONDS = 25.0
 GONE_SHARE = 0.12  # calls whose caller goes away before the answer
 REPEAT_SHARE = 0.3  # final answers that are asked for once more, with the same key
 AGAIN = frozenset({0, 202, 408, 425, 429, 500, 502, 503, 504})
@@ -96,6 +100,7 @@ class Traffic:
             asyncio.create_task(self._repeat(work))
             for work, count in (
                 (self._purchase, BUYERS),
+                (self._walk_in, 1),
                 (self._serve, CLERKS),
                 (self._click, CLICKERS),
             )
@@ -287,8 +292,33 @@ class Traffic:
                 )
         await self._final("read", "GET", f"/api/v1/orders/{order['order_id']}", buyer)
 
+    async def _walk_in(self) -> None:
+        """Somebody orders and pays, or soon gives up for another one: in each quiet there is one
+        who begins, whatever the regulars are held up by.
+        """
+        buyer = f"walk-in-{self._chance.randrange(USERS)}"
+        answer = await self._final(
+            "order",
+            "POST",
+            "/api/v1/orders",
+            buyer,
+            {"items": [{"sku_id": self._sku_id, "quantity": 1}]},
+            keyed=True,
+            patience_seconds=SHORT_PATIENCE_SECONDS,
+        )
+        if answer is not None and answer.status_code == 201:
+            order = _data(answer)
+            self.promises.orders[order["order_id"]] = buyer
+            await self._charge(buyer, order, patience_seconds=SHORT_PATIENCE_SECONDS)
+
     async def _charge(
-        self, buyer: str, order: Mapping[str, Any], *, number: str = GOOD_CARD, ticket: str = ""
+        self,
+        buyer: str,
+        order: Mapping[str, Any],
+        *,
+        number: str = GOOD_CARD,
+        ticket: str = "",
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         answer = await self._final(
             "charge",
@@ -298,6 +328,7 @@ class Traffic:
             {"order_id": order["order_id"], "amount": order["amount"], "credit_card": card(number)},
             keyed=True,
             ticket=ticket,
+            patience_seconds=patience_seconds,
         )
         if (
             answer is not None
@@ -393,14 +424,23 @@ class Traffic:
         keyed: bool = False,
         key: str = "",
         ticket: str = "",
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> httpx.Response | None:
         """Repeats a call under one key until its answer is final; None when the time is over."""
         key = self._key() if keyed else key
         loop = asyncio.get_running_loop()
-        end = loop.time() + PATIENCE_SECONDS
+        end = loop.time() + patience_seconds
         while loop.time() < end:
             answer = await self._send(
-                operation, method, path, person, body, key=key, ticket=ticket, may_go=not self._ends
+                operation,
+                method,
+                path,
+                person,
+                body,
+                key=key,
+                ticket=ticket,
+                may_go=not self._ends,
+                patience_seconds=patience_seconds,
             )
             if _is_final(answer):
                 if key and self._chance.random() < REPEAT_SHARE:
@@ -444,6 +484,7 @@ class Traffic:
         ticket: str = "",
         params: Mapping[str, str] | None = None,
         may_go: bool = False,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> httpx.Response:
         headers = {"authorization": f"Bearer {self._token(person)}"}
         if key:
@@ -452,7 +493,8 @@ class Traffic:
             headers["x-seckill-ticket"] = ticket
         goes = may_go and self._chance.random() < GONE_SHARE
         try:
-            async with asyncio.timeout(self._chance.uniform(0.004, 0.5) if goes else 25):
+            patience = min(CALL_SECONDS, patience_seconds)
+            async with asyncio.timeout(self._chance.uniform(0.004, 0.5) if goes else patience):
                 answer = await self._client.request(
                     method, path, json=body, headers=headers, params=params
                 )
