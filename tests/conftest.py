@@ -34,6 +34,7 @@ pytest.register_assert_rewrite(
     "tests.e2e.mesh_processes",
     "tests.e2e.payment_crashes",
     "tests.e2e.order_crashes",
+    "tests.e2e.merchant_crashes",
 )
 
 FOLDERS = ("unit", "contract", "integration", "e2e", "chaos")

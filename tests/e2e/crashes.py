@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 from sqlalchemy import Connection, Engine, create_engine, text
 
+import merchant_rpc.tables
 import order_rpc.tables
 import payment_rpc.tables
 from mesh.audit import AuditTolerance
@@ -32,7 +33,7 @@ from paymesh_cli.audit.parts import audit_databases
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 from tests.support.databases import open_patiently
 
-SERVICES = ("payment_rpc", "order_rpc")
+SERVICES = ("payment_rpc", "order_rpc", "merchant_rpc")
 # Real times, scaled down: the lease of a payment attempt is 20 s otherwise, workers look every
 # second. The lease still covers the channel's timeout.
 TIMES = {
@@ -41,6 +42,9 @@ TIMES = {
     "PAYMENT_RPC_SCAN_INTERVAL_SECONDS": "0.1",
     "ORDER_RPC_SCAN_INTERVAL_SECONDS": "0.1",
     "SANDBOX_SLOW_SECONDS": "6",
+    # quick, not safe
+    "MERCHANT_RPC_PASSWORD_MEMORY_MIB": "1",
+    "MERCHANT_RPC_PASSWORD_ROUNDS": "1",
 }
 # the sandbox answers after a tenth of its slow_seconds: longer than a server that stops drains
 SLOW_PRICE = "77.14"
@@ -71,8 +75,19 @@ UNFINISHED = {
         "receipt": "SELECT resource_id, method FROM receipt WHERE state <> 'DONE'",
         "outbox": "SELECT tag, state, last_error FROM outbox WHERE state <> 'DONE'",
     },
+    "merchant_rpc": {"outbox": "SELECT tag, state, last_error FROM outbox WHERE state <> 'DONE'"},
 }
-_TABLES: dict[str, ModuleType] = {"payment_rpc": payment_rpc.tables, "order_rpc": order_rpc.tables}
+_TABLES: dict[str, ModuleType] = {
+    "payment_rpc": payment_rpc.tables,
+    "order_rpc": order_rpc.tables,
+    "merchant_rpc": merchant_rpc.tables,
+}
+# What a gateway answers well as soon as it reaches the service.
+REACHED_BY = {
+    "payment_rpc": "/api/v1/wallet",
+    "order_rpc": "/api/v1/products/{sku_id}",
+    "merchant_rpc": "/api/v1/merchants",
+}
 
 
 class Mode(StrEnum):
@@ -114,7 +129,7 @@ RUNS: list[Run] = []
 
 
 class CrashMesh:
-    """The mesh, of which one service after the other dies, and its two databases."""
+    """The mesh, of which one service after the other dies, and the databases of these."""
 
     def __init__(self, mesh: MeshProcesses, dialect: str) -> None:
         self.processes = mesh
@@ -125,6 +140,7 @@ class CrashMesh:
             for service in SERVICES
         }
         self._people = 0
+        self.shops = 0
         self.sku_id = self.slow_sku_id = ""
 
     def start(self) -> None:
@@ -133,6 +149,7 @@ class CrashMesh:
         self.sku_id = self.processes.product(available=1_000_000)
         self.slow_sku_id = self.processes.product(price=SLOW_PRICE)
         self.clerk = self.processes.person("clerk", roles=["merchant"])
+        self.operator = self.processes.person("root", roles=["admin"])
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -313,12 +330,10 @@ class Crash:
         return [found for found in self.mesh.unfinished() if ": outbox " in found]
 
     def _is_reachable(self) -> bool:
-        path = (
-            "/api/v1/wallet"
-            if self._scenario.service == "payment_rpc"
-            else f"/api/v1/products/{self.mesh.sku_id}"
-        )
-        answer = attempt(lambda: self.buyer.get(path))
+        service = self._scenario.service
+        caller = self.mesh.operator if service == "merchant_rpc" else self.buyer
+        path = REACHED_BY[service].format(sku_id=self.mesh.sku_id)
+        answer = attempt(lambda: caller.get(path))
         return answer is not None and answer.status == 200
 
 

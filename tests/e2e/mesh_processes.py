@@ -130,6 +130,12 @@ class Person:
             )
         )
 
+    def put(self, path: str, body: Any) -> Answer:
+        return Answer.of(self._client.put(path, json=body))
+
+    def delete(self, path: str) -> Answer:
+        return Answer.of(self._client.delete(path))
+
     def order(self, sku_id: str, quantity: int = 1) -> dict[str, Any]:
         answer = self.post("/api/v1/orders", {"items": [{"sku_id": sku_id, "quantity": quantity}]})
         assert answer.status == 201, answer.text
@@ -287,6 +293,10 @@ class MeshProcesses:
     def _points_file(self, name: str) -> Path:
         return self.installation.var_dir / f"{name}.points"
 
+    def logs_of(self, name: str) -> list[str]:
+        """What every process of this name has logged, the first one first."""
+        return [process.log_text() for process in self._processes.started if process.name == name]
+
     def stop(self) -> None:
         """SIGTERM to all at once, and their ends; each must end well."""
         for process in self.running.values():
@@ -296,7 +306,11 @@ class MeshProcesses:
 
     def person(self, subject: str = "alice", **facts: Any) -> Person:
         """Somebody with a fresh token; `roles` and `merchant_id` as for the issuer."""
-        self._people.append(Person(self.gateway_url, self._issuer.issue(subject, **facts)))
+        return self.holder(self._issuer.issue(subject, **facts))
+
+    def holder(self, token: str) -> Person:
+        """Whoever shows a token or an API key, or neither ("")."""
+        self._people.append(Person(self.gateway_url, token))
         return self._people[-1]
 
     def product(self, *, price: str = "100.00", available: int = 1000) -> str:

@@ -3,7 +3,7 @@ the scaled limits no row is unfinished, the same key gives the same payment, and
 whole mesh finds nothing.
 
 `make proof` runs the whole matrix on SQLite and MariaDB. `make test` takes one story of some points
-of payment_rpc and order_rpc, on SQLite; which ones, and how they die, depends on PMTEST_SEED.
+of payment_rpc, order_rpc and merchant_rpc, on SQLite; which ones, and how they die, depends on PMTEST_SEED.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from itertools import groupby
 import pytest
 
 from tests.conftest import PROOF
-from tests.e2e import order_crashes, payment_crashes
-from tests.e2e.crashes import RUNS, TIMES, Crash, CrashMesh, Mode, Run, Scenario, table
+from tests.e2e import merchant_crashes, order_crashes, payment_crashes
+from tests.e2e.crashes import RUNS, SERVICES, TIMES, Crash, CrashMesh, Mode, Run, Scenario, table
 from tests.e2e.mesh_processes import FREE_PORTS, MeshProcesses
 from tests.support.processes import Processes
 from tests.support.sources import failpoints
 
-SCENARIOS = [*payment_crashes.SCENARIOS, *order_crashes.SCENARIOS]
+SCENARIOS = [
+    *payment_crashes.SCENARIOS,
+    *order_crashes.SCENARIOS,
+    *merchant_crashes.SCENARIOS,
+]
 SEED = os.environ["PMTEST_SEED"]
-# In `make test`, drawn by the seed. tests/integration/order/test_order_process.py kills order_rpc at each
-# of its points too.
-PAYMENT_POINTS, ORDER_POINTS = 12, 2
+# In `make test`, drawn by the seed. test_order_process.py and test_merchant_crashes.py kill these two
+# services at each of their points too.
+PAYMENT_POINTS, ORDER_POINTS, MERCHANT_POINTS = 12, 2, 4
 
 
 def matrix() -> list[tuple[Scenario, Mode]]:
@@ -43,6 +47,7 @@ def matrix() -> list[tuple[Scenario, Mode]]:
     ]
     chosen = chance.sample(of_each_point, PAYMENT_POINTS)
     chosen += chance.sample(order_crashes.SCENARIOS, ORDER_POINTS)
+    chosen += chance.sample(merchant_crashes.SCENARIOS, MERCHANT_POINTS)
     return [(scenario, chance.choice(list(Mode))) for scenario in chosen]
 
 
@@ -55,14 +60,14 @@ def crash_mesh(
         server = request.getfixturevalue("mariadb_server")
         urls = {
             f"{service}_DATABASE_URL": server.create_database()
-            for service in ("PAYMENT_RPC", "ORDER_RPC")
+            for service in ("PAYMENT_RPC", "ORDER_RPC", "MERCHANT_RPC")
         }
     processes = Processes(tmp_path_factory.mktemp("logs"))
     mesh = MeshProcesses(
         tmp_path_factory.mktemp("mesh"),
         processes,
         env={"PAYMESH_ENVIRONMENT": "test", **TIMES, **urls},
-        armable=("payment_rpc", "order_rpc"),
+        armable=SERVICES,
     )
     mesh.migrate()
     crash_mesh = CrashMesh(mesh, request.param)
@@ -161,7 +166,7 @@ def test_every_point_of_the_code_has_a_story() -> None:
     flash_sales = {point for point in failpoints() if point.startswith("seckill.")}
     assert {scenario.point for scenario in SCENARIOS} == set(failpoints()) - flash_sales
     assert len({(scenario.service, scenario.name) for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert len({scenario.point for scenario, _ in matrix()}) >= PAYMENT_POINTS + 1
+    assert len({scenario.point for scenario, _ in matrix()}) >= PAYMENT_POINTS + 2
 
 
 def test_the_table_counts_points_and_runs() -> None:

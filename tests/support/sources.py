@@ -27,13 +27,14 @@ def failpoints(
     *folders: str,
 ) -> tuple[str, ...]:
     """The name of every `failpoint("…")` in some folders of the product; without one in those of
-    the mesh and the services that move money or goods.
+    the mesh and of every service.
     """
     return tuple(
         sorted(
             {
                 str(inner.value)
-                for folder in folders or ("mesh", "payment_rpc", "order_rpc", "seckill_rpc")
+                for folder in folders
+                or ("mesh", "payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
                 for path in (ROOT / folder).rglob("*.py")
                 if "failpoint(" in path.read_text()
                 for node in ast.walk(parsed(path))
