@@ -156,7 +156,7 @@ class MerchantApp:
             grants=grants,
         )
         # merchants and members
-        limits = AttemptLimits(clock)
+        limits = AttemptLimits(db=db, clock=clock)
         self.merchants = Merchants(
             db=db, clock=clock, page_tokens=page_tokens, actions=self.actions
         )

@@ -23,7 +23,7 @@ _DOUBLINGS_MAX: Final = 20  # of a second: more than LONGEST_DELAY
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
     """The wrong attempts of one account or address. `blocked_until` is the moment of the last one
-    while there is no wait.
+    while there is no wait. Of an allowance (attempt_allowance.py): when it is full again.
     """
 
     subject: str

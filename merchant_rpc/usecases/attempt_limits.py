@@ -1,51 +1,70 @@
-"""How often strangers may make us send mail and compute hashes. Counted in each process: replicas
-together let through as many times more."""
+"""How often strangers may make us send mail and compute hashes. Counted beside the wrong attempts
+to log in, so that all replicas see the same ones.
+"""
 
 from __future__ import annotations
 
-from merchant_rpc.domain.errors import LoginDelayed
-from mesh.clock import Clock
-from mesh.limits import network_of
-from mesh.rate_limit import RateLimiter
+from collections.abc import Iterable
 
-_HOUR_SECONDS = 3600
-MAILS_PER_HOUR = 5  # from one network, and to one address
-LINKS_PER_HOUR = 30  # that one network shows
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from merchant_rpc.domain.attempt_allowance import LINKS, MAILS, Allowance
+from merchant_rpc.domain.errors import LoginDelayed
+from merchant_rpc.domain.login_delay import subject_of
+from merchant_rpc.domain.member import email_digest
+from merchant_rpc.store import login_failures as store
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.limits import network_of
 
 
 class AttemptLimits:
-    """Takes attempts one by one."""
+    """Takes attempts one by one, each in a transaction of its own: what comes of it later does not
+    give it back.
+    """
 
-    def __init__(self, clock: Clock) -> None:
-        def now() -> float:
-            return clock.now().timestamp()
+    def __init__(self, *, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
 
-        self._mails = RateLimiter(
-            per_second=MAILS_PER_HOUR / _HOUR_SECONDS, burst=MAILS_PER_HOUR, now=now
-        )
-        self._links = RateLimiter(
-            per_second=LINKS_PER_HOUR / _HOUR_SECONDS, burst=LINKS_PER_HOUR, now=now
-        )
+    async def take_sign_up(self, *, client_address: str, email: str) -> None:
+        """One mail that a stranger asks for.
 
-    def take_sign_up(self, *, client_address: str, email: str) -> None:
-        """One mail that a stranger asks for. Raises LoginDelayed when there were too many."""
-        _take(self._mails, f"network {network_of(client_address)}")
-        self.take_mail(email=email)
-
-    def take_mail(self, *, email: str) -> None:
-        """One mail to an address, whoever asks for it. Raises LoginDelayed when there were too
-        many: nobody's mailbox is filled by us.
+        Raises:
+            LoginDelayed: there were too many from his network, or to the address.
         """
-        _take(self._mails, f"mail {email}")
+        sender = subject_of("sign_up", network_of(client_address))
+        await self._db.run(self._take, ((sender, MAILS), (_mailbox(email), MAILS)))
 
-    def take_link(self, *, client_address: str, token_digest: str) -> None:
-        """One look at the token of a link. Raises LoginDelayed when there were too many from this
-        network, or with this token.
+    async def take_mail(self, *, email: str) -> None:
+        """One mail to an address, whoever asks for it: nobody's mailbox is filled by us.
+
+        Raises:
+            LoginDelayed: there were too many.
         """
-        _take(self._links, f"network {network_of(client_address)}")
-        _take(self._mails, f"link {token_digest}")
+        await self._db.run(self._take, ((_mailbox(email), MAILS),))
+
+    async def take_link(self, *, client_address: str, token_digest: str) -> None:
+        """One look at the token of a link.
+
+        Raises:
+            LoginDelayed: there were too many from this network, or with this token.
+        """
+        network = subject_of("links_from", network_of(client_address))
+        link = subject_of("link", token_digest)
+        await self._db.run(self._take, ((network, LINKS), (link, MAILS)))
+
+    async def _take(self, tx: AsyncConnection, wanted: Iterable[tuple[str, Allowance]]) -> None:
+        """Takes one of each allowance, or none."""
+        now = self._clock.now()
+        allowances = dict(wanted)
+        found = await store.lock(tx, allowances, now=now)
+        wait = max(allowances[each.subject].wait(each, now) for each in found)
+        if wait:
+            raise LoginDelayed(retry_after_seconds=wait.total_seconds())
+        for each in found:
+            await store.save(tx, allowances[each.subject].taken(each, now))
 
 
-def _take(limiter: RateLimiter, key: str) -> None:
-    if wait_seconds := limiter.take(key):
-        raise LoginDelayed(retry_after_seconds=wait_seconds)
+def _mailbox(email: str) -> str:
+    return subject_of("mailbox", email_digest(email))

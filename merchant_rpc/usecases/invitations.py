@@ -96,7 +96,7 @@ class Invitations:
         """
         self._mail.check()
         email = parse_email(command.email)
-        self._limits.take_mail(email=email)
+        await self._limits.take_mail(email=email)
         await self._db.run(self._invite, command, caller, email=email)
         failpoint("merchant.invite.after_commit")
 
@@ -111,7 +111,9 @@ class Invitations:
                 another password; the link still works. MemberLimitReached.
         """
         token_digest = digest(command.token)
-        self._limits.take_link(client_address=command.client_address, token_digest=token_digest)
+        await self._limits.take_link(
+            client_address=command.client_address, token_digest=token_digest
+        )
         kind, said = await self._db.read(self._said, command.token)
         password_hash = await self._password_hash(said["email"], command.password)
         accepted = await self._db.run(self._accept, command, kind, password_hash, caller)

@@ -82,7 +82,7 @@ class SignUps:
         """
         self._mail.check()
         merchant = self._new_merchant(command)
-        self._limits.take_sign_up(
+        await self._limits.take_sign_up(
             client_address=command.client_address, email=merchant.contact_email
         )
         if is_reserved(merchant.merchant_id) or merchant.merchant_id in self._reserved_ids:
@@ -98,7 +98,7 @@ class SignUps:
         Raises:
             LoginDelayed: nothing was done. LinkInvalid.
         """
-        self._limits.take_link(client_address=client_address, token_digest=digest(token))
+        await self._limits.take_link(client_address=client_address, token_digest=digest(token))
         # Before the hash, which is expensive on purpose.
         await self._db.read(self._links.peek, LinkKind.SIGN_UP, token)
         password_hash = await self._passwords.hash(password)

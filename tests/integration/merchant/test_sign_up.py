@@ -25,9 +25,10 @@ from merchant_rpc.tables import (
 )
 from merchant_rpc.usecases.one_time_links import digest
 from merchant_rpc.usecases.sign_ups import GRACE
+from mesh.call import NOBODY
 from mesh.errors import InvalidArgument
 from mesh.outbox import OUTBOX
-from tests.builders.merchant import PASSWORD, MerchantWorld
+from tests.builders.merchant import HOME, PASSWORD, MerchantWorld
 
 DAY = timedelta(hours=24)
 
@@ -185,6 +186,46 @@ async def test_a_network_signs_up_five_times_an_hour(shops: MerchantWorld) -> No
     await shops.sign_up("shop6", "p6@acme.example", address="198.51.100.1")
     shops.clock.advance(720)
     await shops.sign_up("shop5", "p5@acme.example")
+
+
+async def test_replicas_count_sign_ups_together(shops: MerchantWorld) -> None:
+    other = shops.make()
+    for at in range(5):
+        await shops.sign_up(f"shop{at}", f"p{at}@acme.example", app=other if at % 2 else None)
+    for app in (shops.app, other):
+        with pytest.raises(LoginDelayed):
+            await shops.sign_up("shop5", "p5@acme.example", app=app)
+
+
+async def test_sign_ups_at_once_find_the_same_few_places(shops: MerchantWorld) -> None:
+    apps = [shops.make() for _ in range(3)]
+    results = await asyncio.gather(
+        *(shops.sign_up(f"shop{at}", f"p{at}@acme.example", app=apps[at % 3]) for at in range(12)),
+        return_exceptions=True,
+    )
+    assert results.count(None) == 5
+    assert {type(result) for result in results if result is not None} == {LoginDelayed}
+
+
+async def test_who_may_not_write_to_a_mailbox_takes_nothing_from_his_network(
+    shops: MerchantWorld,
+) -> None:
+    for at in range(5):
+        await shops.sign_up(f"shop{at}", address=f"203.0.{at}.1")
+    for _ in range(6):
+        with pytest.raises(LoginDelayed):
+            await shops.sign_up("shop5", address="198.51.100.1")
+    await shops.sign_up("shop5", "other@acme.example", address="198.51.100.1")
+
+
+async def test_replicas_count_links_together(shops: MerchantWorld) -> None:
+    other = shops.make()
+    for at in range(30):
+        confirm = (other if at % 2 else shops.app).sign_ups.confirm
+        with pytest.raises(LinkInvalid):
+            await confirm(token=f"{at:043d}", password=PASSWORD, client_address=HOME, caller=NOBODY)
+    with pytest.raises(LoginDelayed):
+        await shops.confirm("A" * 43)
 
 
 async def test_an_ipv6_network_is_one_network(shops: MerchantWorld) -> None:
