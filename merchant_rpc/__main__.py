@@ -68,6 +68,7 @@ async def run(settings: MerchantSettings) -> None:
             logs_mail=settings.is_development,
             scan_interval_seconds=settings.scan_interval_seconds,
             reserved_merchant_ids=settings.reserved_merchant_ids,
+            oidc_needs_totp=settings.oidc_needs_totp,
         ),
     )
     app.add_to(server)

@@ -71,6 +71,7 @@ class MerchantConfig:
     logs_mail: bool  # development: mail goes into the log; else nothing delivers it
     scan_interval_seconds: float
     reserved_merchant_ids: Collection[str] = ()
+    oidc_needs_totp: bool = True
 
 
 class MerchantApp:
@@ -113,6 +114,7 @@ class MerchantApp:
             ids=ids,
             key=people_key,
             random_bytes=random_bytes,
+            actions=self.actions,
             members=signer,
             operators=operator_signer,
         )
@@ -153,7 +155,9 @@ class MerchantApp:
             provider=identity_provider,
             links=self.links,
             attempts=self.attempts,
+            second_factor=self.second_factor,
             grants=grants,
+            needs_totp=config.oidc_needs_totp,
         )
         # merchants and members
         limits = AttemptLimits(db=db, clock=clock)

@@ -27,6 +27,8 @@ class MerchantSettings(MeshSettings):
         oidc_issuer: identity provider of a firm whose people log in there; "": none.
         oidc_client_id, oidc_client_secret_file, oidc_scopes: what it knows us by, and what we ask
             for. It sends people back to `<public_url>/console/oidc`.
+        oidc_needs_totp: who enrolled a second factor here gives its code after logging in there
+            too; false where the provider asks for one of its own.
         reserved_merchant_ids: of tenants that are not kept here, e.g. those of the identity
             provider; nobody can sign up with them.
         scan_interval_seconds: pause between rounds of deliveries that found nothing to do.
@@ -46,6 +48,7 @@ class MerchantSettings(MeshSettings):
     oidc_client_id: str = Field("", max_length=255)
     oidc_client_secret_file: Path | None = None
     oidc_scopes: str = Field("openid email", pattern=r"^openid( [!-~]+)*$", max_length=200)
+    oidc_needs_totp: bool = True
     reserved_merchant_ids: tuple[str, ...] = ()
     scan_interval_seconds: float = Field(0.5, gt=0, le=600)
 

@@ -143,6 +143,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 state=request.state,
                 code=request.code,
                 client_address=current_client_address(),
+                totp_code=request.totp_code,
             )
         )
         return session_pb2.FinishOidcLoginResponse(session=_session_message(granted))

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from merchant_rpc.domain.one_time_link import LinkKind
 from merchant_rpc.tables import ONE_TIME_LINK
+from mesh.db import expect_one
 
 PURGE_BATCH = 500
 _L = ONE_TIME_LINK.c
@@ -65,6 +66,19 @@ async def use(tx: AsyncConnection, *, token_digest: str, now: datetime) -> bool:
         .values(used_at=now)
     )
     return done.rowcount == 1
+
+
+async def reopen(tx: AsyncConnection, *, token_digest: str, payload: str) -> None:
+    """Lets a link that was used in this transaction, or before it, work again with another
+    payload.
+    """
+    expect_one(
+        await tx.execute(
+            update(ONE_TIME_LINK)
+            .where(_L.token_digest == token_digest, _L.used_at.is_not(None))
+            .values(used_at=None, payload=payload)
+        )
+    )
 
 
 async def delete_of(tx: AsyncConnection, *, kind: LinkKind, subject: str) -> None:

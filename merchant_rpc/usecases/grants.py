@@ -22,7 +22,8 @@ from merchant_rpc.domain.session import (
 )
 from merchant_rpc.people_key import KEY_BYTES, PeopleKey
 from merchant_rpc.store import people, sessions
-from mesh.call import Role
+from merchant_rpc.usecases.actions import Actions
+from mesh.call import NOBODY, Role
 from mesh.clock import Clock
 from mesh.errors import Unavailable
 from mesh.ids import Ids
@@ -58,6 +59,7 @@ class Grants:
         ids: Ids,
         key: PeopleKey,
         random_bytes: Callable[[int], bytes],
+        actions: Actions,
         members: OwnTokenSigner,
         operators: OwnTokenSigner | None,
     ) -> None:
@@ -70,16 +72,26 @@ class Grants:
         self._ids = ids
         self._key = key
         self._random_bytes = random_bytes
+        self._actions = actions
         self._members = members
         self._operators = operators
 
     async def begin(
-        self, tx: AsyncConnection, person: Person, *, wanted: str, client_address: str
+        self,
+        tx: AsyncConnection,
+        person: Person,
+        *,
+        wanted: str,
+        client_address: str,
+        method: str,
+        used_code: bool,
     ) -> Granted:
-        """A new session.
+        """A new session, which stands in the log of actions of the merchant that it is for.
 
         Args:
             wanted: merchant to act for; "" for the usual one.
+            method: RPC by which the person logged in.
+            used_code: he gave a code of his second factor.
 
         Raises:
             MerchantNotFound: he does not work for it. Unavailable: operators do not log in here.
@@ -96,6 +108,16 @@ class Grants:
         )
         granted = self._granted(session, acting, memberships)
         await sessions.insert_session(tx, session)
+        prefix = OPERATOR if granted.is_operator else MEMBER
+        await self._actions.record(
+            tx,
+            caller=NOBODY,
+            merchant_id=granted.merchant_id,
+            method=method,
+            target=session.session_id,
+            after={"second_factor": used_code},
+            actor=prefix + person.member_id,
+        )
         return granted
 
     async def go_on(

@@ -143,7 +143,12 @@ class Logins:
         if new_hash != person.password_hash:
             await people.set_password(tx, person.member_id, new_hash, at=self._clock.now())
         granted = await self._grants.begin(
-            tx, person, wanted=command.merchant_id, client_address=command.client_address
+            tx,
+            person,
+            wanted=command.merchant_id,
+            client_address=command.client_address,
+            method="CreateSession",
+            used_code=person.totp_secret is not None,
         )
         failpoint("merchant.log_in.before_commit")
         return granted

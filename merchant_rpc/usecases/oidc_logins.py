@@ -10,20 +10,22 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from merchant_rpc.domain.errors import LinkInvalid, LoginFailed, OidcUnavailable
+from merchant_rpc.domain.errors import LinkInvalid, LoginFailed, OidcUnavailable, TotpRequired
 from merchant_rpc.domain.member import email_digest
 from merchant_rpc.domain.one_time_link import LinkKind
 from merchant_rpc.domain.session import Person
 from merchant_rpc.oidc import Identity
 from merchant_rpc.store import people
 from merchant_rpc.usecases.grants import Granted, Grants
-from merchant_rpc.usecases.login_attempts import LoginAttempts, of_oidc_from
+from merchant_rpc.usecases.login_attempts import LoginAttempts, of_oidc_from, of_person
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
+from merchant_rpc.usecases.second_factor import SecondFactor
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.ids import Ids
 
 LIFETIME: Final = timedelta(minutes=10)  # somebody types a password and a code meanwhile
+_IDENTIFIED: Final = "member_id"  # in the payload of a log-in that waits for a code
 
 
 class Provider(Protocol):
@@ -46,6 +48,7 @@ class FinishOidcLogin:
     state: str = field(repr=False)
     code: str = field(repr=False)
     client_address: str
+    totp_code: str = field(default="", repr=False)  # "" without one
 
 
 class OidcLogins:
@@ -60,16 +63,25 @@ class OidcLogins:
         provider: Provider | None,
         links: OneTimeLinks,
         attempts: LoginAttempts,
+        second_factor: SecondFactor,
         grants: Grants,
+        needs_totp: bool,
     ) -> None:
-        """Takes None as `provider` where none is configured."""
+        """
+        Args:
+            provider: None where none is configured.
+            needs_totp: who enrolled a second factor here gives its code too. Else the provider's
+                log-in is enough.
+        """
         self._db = db
         self._clock = clock
         self._ids = ids
         self._provider = provider
         self._links = links
         self._attempts = attempts
+        self._second_factor = second_factor
         self._grants = grants
+        self._needs_totp = needs_totp
 
     async def begin_oidc_login(self, merchant_id: str, client_address: str) -> tuple[str, str]:
         """The URL to open, and a token that belongs to the browser.
@@ -89,12 +101,14 @@ class OidcLogins:
 
     async def finish_oidc_login(self, command: FinishOidcLogin) -> Granted:
         """Logs in whom the provider names: a person that it named before, or the first time the one
-        with the address that it verified.
+        with the address that it verified. Who has a second factor here is told that its code is
+        needed, and makes the same call again with it: the provider is not asked again.
 
         Raises:
             OidcUnavailable: no provider is configured. LinkInvalid: the log-in was not begun by
                 this browser, was finished before or is too old. LoginFailed: the provider does not
-                take the code, or names nobody whom we know. MerchantNotFound.
+                take the code, or names nobody whom we know, or the second factor's code is wrong.
+                TotpRequired, LoginDelayed, MerchantNotFound.
         """
         if self._provider is None:
             raise OidcUnavailable
@@ -103,11 +117,19 @@ class OidcLogins:
         # logged in as himself.
         if not hmac.compare_digest(_derived(token, "state"), command.state):
             raise LinkInvalid
-        payload = await self._db.run(self._links.redeem, LinkKind.OIDC_LOGIN, token)
-        identity = await self._provider.identify(
-            command.code, nonce=_derived(token, "nonce"), verifier=_derived(token, "verifier")
-        )
-        return await self._db.run(self._finish, command, payload, identity)
+        payload = await self._db.run(self._take, token)
+        if _IDENTIFIED not in payload:
+            identity = await self._provider.identify(
+                command.code, nonce=_derived(token, "nonce"), verifier=_derived(token, "verifier")
+            )
+            found = await self._db.run(self._identified, command, payload, identity)
+            if isinstance(found, Granted):
+                return found
+            payload = found
+        if not command.totp_code:
+            raise TotpRequired
+        await self._db.run(self._attempts.count, (of_person(payload[_IDENTIFIED]),))
+        return await self._db.run(self._prove, command, payload)
 
     async def _begin(self, tx: AsyncConnection, merchant_id: str, client_address: str) -> str:
         # Counted as wrong until it is finished: each leaves a row.
@@ -120,22 +142,61 @@ class OidcLogins:
             lifetime=LIFETIME,
         )
 
-    async def _finish(
+    async def _take(self, tx: AsyncConnection, token: str) -> dict[str, Any]:
+        payload = await self._links.peek(tx, LinkKind.OIDC_LOGIN, token)
+        if _IDENTIFIED in payload:
+            return payload  # used up together with the code that it waits for
+        return await self._links.redeem(tx, LinkKind.OIDC_LOGIN, token)
+
+    async def _identified(
         self,
         tx: AsyncConnection,
         command: FinishOidcLogin,
         payload: dict[str, Any],
         identity: Identity,
-    ) -> Granted:
+    ) -> Granted | dict[str, Any]:
+        """A session, or the payload of a log-in that waits for the code of a second factor."""
         person = await self._known(tx, identity)
         if person is None or not person.may_log_in:
             raise LoginFailed
         await self._attempts.take_back(tx, (of_oidc_from(command.client_address),))
+        if self._needs_totp and person.totp_secret is not None:
+            waiting = {**payload, _IDENTIFIED: person.member_id}
+            await self._links.reopen(tx, command.login_token, waiting)
+            return waiting
+        return await self._begin_session(tx, command, payload, person, used_code=False)
+
+    async def _prove(
+        self, tx: AsyncConnection, command: FinishOidcLogin, payload: dict[str, Any]
+    ) -> Granted:
+        """A session for somebody whom the provider named, with the code of his second factor. A
+        wrong code leaves the log-in open; its attempt is counted.
+        """
+        await self._links.redeem(tx, LinkKind.OIDC_LOGIN, command.login_token)
+        person = await people.lock_person(tx, payload[_IDENTIFIED])
+        if person is None or not person.may_log_in:
+            raise LoginFailed
+        if not await self._second_factor.use(tx, person, command.totp_code):
+            raise LoginFailed
+        await self._attempts.take_back(tx, (of_person(person.member_id),))
+        return await self._begin_session(tx, command, payload, person, used_code=True)
+
+    async def _begin_session(
+        self,
+        tx: AsyncConnection,
+        command: FinishOidcLogin,
+        payload: dict[str, Any],
+        person: Person,
+        *,
+        used_code: bool,
+    ) -> Granted:
         return await self._grants.begin(
             tx,
             person,
             wanted=str(payload["merchant_id"]),
             client_address=command.client_address,
+            method="FinishOidcLogin",
+            used_code=used_code,
         )
 
     async def _known(self, tx: AsyncConnection, identity: Identity) -> Person | None:

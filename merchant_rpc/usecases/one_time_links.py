@@ -53,7 +53,7 @@ class OneTimeLinks:
             token_digest=digest(token),
             kind=kind,
             subject=subject,
-            payload=json.dumps(payload, separators=(",", ":"), sort_keys=True),
+            payload=_text(payload),
             created_at=now,
             expires_at=now + lifetime,
         )
@@ -84,9 +84,19 @@ class OneTimeLinks:
             raise LinkInvalid  # somebody else was quicker
         return payload
 
+    async def reopen(self, tx: AsyncConnection, token: str, payload: Mapping[str, Any]) -> None:
+        """Lets a link that was redeemed work once more, with another payload. It ends when it
+        would have.
+        """
+        await store.reopen(tx, token_digest=digest(token), payload=_text(payload))
+
     async def purge_once(self, db: Database) -> int:
         """Deletes some links that ended long ago; returns how many."""
         return await db.run(store.purge, before=self._clock.now() - KEPT_AFTER_END)
+
+
+def _text(payload: Mapping[str, Any]) -> str:
+    return json.dumps(payload, separators=(",", ":"), sort_keys=True)
 
 
 def digest(token: str) -> str:

@@ -119,12 +119,15 @@ class PasswordResets:
             tx, (of_account(email_digest(person.email)), of_person(person.member_id))
         )
         await self._attempts.take_back(tx, address)
-        await self._actions.record(
-            tx,
-            caller=NOBODY,
-            merchant_id="",
-            method="ResetPassword",
-            target=person.member_id,
-            actor=MEMBER + person.member_id,
-        )
+        # Each merchant that he works for may know; logs are locked in one order.
+        memberships = await people.memberships_of(tx, person.member_id)
+        for merchant_id in sorted(one.merchant_id for one in memberships) or [""]:
+            await self._actions.record(
+                tx,
+                caller=NOBODY,
+                merchant_id=merchant_id,
+                method="ResetPassword",
+                target=person.member_id,
+                actor=MEMBER + person.member_id,
+            )
         failpoint("merchant.reset.before_commit")

@@ -90,10 +90,12 @@ class SecondFactor:
 
         Raises:
             PersonRequired, TotpInvalid: the code does not fit, or nothing was begun.
-            TotpAlreadyEnrolled.
+            TotpAlreadyEnrolled. LoginDelayed: too many codes did not fit.
         """
+        member_id = member_of(caller)
         codes = totp.new_recovery_codes(self._random_bytes)
-        await self._db.run(self._confirm, member_of(caller), code, codes, caller)
+        await self._db.run(self._attempts.count, (of_person(member_id),))
+        await self._db.run(self._confirm, member_id, code, codes, caller)
         return codes
 
     async def disable(self, password: str, code: str, caller: Caller) -> None:
@@ -155,6 +157,7 @@ class SecondFactor:
         await people.replace_recovery_codes(
             tx, member_id, [totp.recovery_digest(member_id, each) for each in codes], at=now
         )
+        await self._attempts.take_back(tx, (of_person(member_id),))
         await self._record(tx, "ConfirmTotp", member_id, caller)
 
     async def _disable(

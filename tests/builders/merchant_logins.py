@@ -207,6 +207,7 @@ async def login_world(
     url: str,
     *,
     provider: Provider | None = None,
+    oidc_needs_totp: bool = True,
     logs_mail: bool = True,
     operators: bool = True,
     clock: FakeClock | None = None,
@@ -232,7 +233,10 @@ async def login_world(
         identity_provider=provider,
         random_bytes=token_bytes,
         config=MerchantConfig(
-            public_url="https://pay.example", logs_mail=logs_mail, scan_interval_seconds=1
+            public_url="https://pay.example",
+            logs_mail=logs_mail,
+            scan_interval_seconds=1,
+            oidc_needs_totp=oidc_needs_totp,
         ),
     )
     try:

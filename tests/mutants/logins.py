@@ -34,6 +34,7 @@ _factor = partial(_mutant, "usecases/second_factor.py")
 _resets = partial(_mutant, "usecases/password_resets.py")
 _oidc_logins = partial(_mutant, "usecases/oidc_logins.py")
 _operators = partial(_mutant, "usecases/operators.py")
+_limits = partial(_mutant, "usecases/attempt_limits.py")
 
 _in_passwords = partial(_test, "merchant_passwords", on="")
 _in_domain = partial(_test, "login_domain", on="")
@@ -41,6 +42,7 @@ _in_logins = partial(_test, "logins")
 _in_sessions = partial(_test, "sessions")
 _in_factor = partial(_test, "second_factor")
 _in_oidc = partial(_test, "oidc_logins")
+_in_sign_up = partial(_test, "sign_up")
 
 MUTANTS = [
     _passwords(
@@ -338,5 +340,83 @@ MUTANTS = [
         old="or person.password_hash != password_hash",
         new="",
         fails=_test("cli_operator", "test_a_member_who_becomes_an_operator_keeps_his_password"),
+    ),
+    _factor(
+        "codes of an app are not tried out before they count",
+        old="""        await self._db.run(self._attempts.count, (of_person(member_id),))
+        await self._db.run(self._confirm,""",
+        new="""        await self._db.run(self._confirm,""",
+        fails=_in_factor("test_codes_are_not_tried_out_before_they_count"),
+    ),
+    _oidc_logins(
+        "a provider does not stand for our second factor",
+        old="if self._needs_totp and person.totp_secret is not None:",
+        new="if False:",
+        fails=_in_oidc("test_who_enrolled_a_second_factor_gives_its_code_too"),
+    ),
+    _oidc_logins(
+        "wrong codes after the provider's log-in are counted",
+        old="        await self._db.run(self._attempts.count, (of_person(payload[_IDENTIFIED]),))\n",
+        new="",
+        fails=_in_oidc("test_wrong_codes_leave_the_log_in_open_and_make_the_next_one_wait"),
+    ),
+    _oidc_logins(
+        "a code after the provider's log-in is checked",
+        old="if not await self._second_factor.use(tx, person, command.totp_code):",
+        new="if await self._second_factor.use(tx, person, command.totp_code) is None:",
+        fails=_in_oidc("test_a_code_that_was_used_logs_nobody_in"),
+    ),
+    _oidc_logins(
+        "a log-in that waited for its code is used up with it",
+        old="""        await self._links.redeem(tx, LinkKind.OIDC_LOGIN, command.login_token)
+        person""",
+        new="        person",
+        fails=_in_oidc("test_who_enrolled_a_second_factor_gives_its_code_too"),
+    ),
+    _oidc_logins(
+        "who was disabled while his code was waited for stays out",
+        old="""lock_person(tx, payload[_IDENTIFIED])
+        if person is None or not person.may_log_in:""",
+        new="""lock_person(tx, payload[_IDENTIFIED])
+        if person is None:""",
+        fails=_in_oidc("test_who_was_disabled_meanwhile_is_not_let_in"),
+    ),
+    _mutant(
+        "usecases/grants.py",
+        "who logged in stands in the log",
+        old="await self._actions.record(\n            tx,",
+        new="dict(",
+        fails=_in_logins("test_who_logged_in_stands_in_the_log_of_the_merchant_and_nobody_else"),
+    ),
+    _resets(
+        "each merchant of a person may know of his new password",
+        old='sorted(one.merchant_id for one in memberships) or [""]',
+        new='[""]',
+        fails=_in_factor("test_a_reset_stands_in_the_log_of_each_merchant_of_the_person"),
+    ),
+    _limits(
+        "mails are counted",
+        old="            await store.save(tx, allowances[each.subject].taken(each, now))\n",
+        new="            pass\n",
+        fails=_in_sign_up("test_nobodys_mailbox_is_filled_from_many_networks"),
+    ),
+    _limits(
+        "a network signs up a few times, at whichever replica",
+        old="((sender, MAILS), (_mailbox(email), MAILS))",
+        new="((_mailbox(email), MAILS),)",
+        fails=_in_sign_up("test_replicas_count_sign_ups_together"),
+    ),
+    _limits(
+        "a network shows so many links, at whichever replica",
+        old="((network, LINKS), (link, MAILS))",
+        new="((link, MAILS),)",
+        fails=_in_sign_up("test_replicas_count_links_together"),
+    ),
+    _mutant(
+        "domain/attempt_allowance.py",
+        "a clock that was set back leaves the allowance empty for an hour at most",
+        old="return min(max(attempts.blocked_until, now), now + self._whole)",
+        new="return max(attempts.blocked_until, now)",
+        fails="test_attempt_allowance.py::test_a_clock_that_was_set_back_costs_an_interval",
     ),
 ]

@@ -16,7 +16,7 @@ from merchant_rpc.domain.errors import (
 from merchant_rpc.domain.member import MemberRole, MemberState
 from merchant_rpc.domain.merchant import MerchantState
 from merchant_rpc.passwords import Passwords
-from merchant_rpc.tables import LOGIN_FAILURE, MEMBER, SESSION
+from merchant_rpc.tables import ADMIN_ACTION, LOGIN_FAILURE, MEMBER, SESSION
 from mesh.errors import Unavailable
 from tests.builders.merchant_logins import (
     AWAY,
@@ -57,6 +57,28 @@ async def test_a_member_gets_a_token_for_five_minutes_with_the_rights_of_his_rol
     assert set(claims["scopes"]) == set(granted.scopes) == MemberRole.FINANCE.scopes
     assert granted.memberships == (("shop", MemberRole.FINANCE), ("shop_test", MemberRole.FINANCE))
     assert not granted.is_operator
+
+
+async def test_who_logged_in_stands_in_the_log_of_the_merchant_and_nobody_else(
+    world: LoginWorld,
+) -> None:
+    member_id = await world.person(OWNER, "shop")
+    await world.person("root@pay.example", is_operator=True)
+    with pytest.raises(LoginFailed):
+        await world.log_in(password="wrong")
+    granted = await world.log_in()
+    operator = await world.log_in("root@pay.example")
+    actions = await world.rows(ADMIN_ACTION)
+    assert [(row.merchant_id, row.method, row.actor, row.target) for row in actions] == [
+        ("shop", "CreateSession", f"member:{member_id}", granted.session.session_id),
+        (
+            "",
+            "CreateSession",
+            f"operator:{operator.session.member_id}",
+            operator.session.session_id,
+        ),
+    ]
+    assert {row.after_json for row in actions} == {'{"second_factor":false}'}
 
 
 async def test_the_address_is_found_whatever_its_capitals_and_blanks(world: LoginWorld) -> None:

@@ -46,7 +46,7 @@ ENDS = {
     "key_create": {API_KEY: 1, ADMIN_ACTION: 2},
     "key_rotate": {API_KEY: 2, ADMIN_ACTION: 3},
     "key_revoke": {API_KEY: 1, ADMIN_ACTION: 3},
-    "log_in": {SESSION: 1, ADMIN_ACTION: 1},
+    "log_in": {SESSION: 1, ADMIN_ACTION: 2},
     "reset": {ONE_TIME_LINK: 2, ADMIN_ACTION: 2},
 }
 # What these make is made again when nobody heard of the first one: each is there to be seen and
@@ -54,7 +54,7 @@ ENDS = {
 MADE_AGAIN = {
     "key_create": {API_KEY: 1, ADMIN_ACTION: 1},
     "key_rotate": {API_KEY: 1, ADMIN_ACTION: 1},
-    "log_in": {SESSION: 1},
+    "log_in": {SESSION: 1, ADMIN_ACTION: 1},
 }
 
 

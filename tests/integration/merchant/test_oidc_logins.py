@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pyotp
 import pytest
 
 import merchant_rpc.oidc
@@ -17,14 +18,22 @@ from merchant_rpc.domain.errors import (
     LoginFailed,
     MerchantNotFound,
     OidcUnavailable,
+    TotpRequired,
 )
 from merchant_rpc.domain.member import MemberState
 from merchant_rpc.oidc import IdentityProvider, OidcClient, require_safe
-from merchant_rpc.tables import MEMBER, ONE_TIME_LINK, SESSION
+from merchant_rpc.tables import ADMIN_ACTION, MEMBER, ONE_TIME_LINK, SESSION
 from merchant_rpc.usecases.grants import Granted
 from merchant_rpc.usecases.oidc_logins import FinishOidcLogin
 from mesh.errors import Unavailable
-from tests.builders.merchant_logins import HOME, OWNER, LoginWorld, claims_of, login_world
+from tests.builders.merchant_logins import (
+    HOME,
+    OWNER,
+    LoginWorld,
+    caller_of,
+    claims_of,
+    login_world,
+)
 from tests.support.fakes import FakeClock
 from tests.support.oidc_issuer import (
     CLIENT_ID,
@@ -49,10 +58,18 @@ class Firm:
         """BeginOidcLogin."""
         return await self.world.app.oidc_logins.begin_oidc_login(merchant_id, HOME)
 
-    async def finish(self, login_token: str, state: str, code: str) -> Granted:
+    async def finish(
+        self, login_token: str, state: str, code: str, *, totp_code: str = ""
+    ) -> Granted:
         """FinishOidcLogin."""
         return await self.world.app.oidc_logins.finish_oidc_login(
-            FinishOidcLogin(login_token=login_token, state=state, code=code, client_address=HOME)
+            FinishOidcLogin(
+                login_token=login_token,
+                state=state,
+                code=code,
+                client_address=HOME,
+                totp_code=totp_code,
+            )
         )
 
     async def log_in(
@@ -65,7 +82,10 @@ class Firm:
 
 
 @pytest.fixture
-async def firm(database_url: str, tmp_path: Path) -> AsyncIterator[Firm]:
+async def firm(
+    request: pytest.FixtureRequest, database_url: str, tmp_path: Path
+) -> AsyncIterator[Firm]:
+    needs_totp = getattr(request, "param", True)
     secret = tmp_path / "oidc.secret"
     secret.write_text(CLIENT_SECRET + "\n")
     clock = FakeClock()
@@ -78,7 +98,9 @@ async def firm(database_url: str, tmp_path: Path) -> AsyncIterator[Firm]:
             redirect_url="https://pay.example/console/oidc",
         )
         provider = IdentityProvider(client, clock=clock)
-        async with login_world(database_url, provider=provider, clock=clock) as world:
+        async with login_world(
+            database_url, provider=provider, clock=clock, oidc_needs_totp=needs_totp
+        ) as world:
             await world.merchant("acme")
             yield Firm(world, issuer)
         await provider.close()
@@ -335,3 +357,92 @@ async def test_without_a_provider_nobody_logs_in_there(database_url: str) -> Non
             await world.app.oidc_logins.finish_oidc_login(
                 FinishOidcLogin(login_token="x", state="x", code="x", client_address=HOME)
             )
+
+
+# --- a second factor of ours ----------------------------------------------------------------------
+
+
+async def enrolled(firm: Firm) -> pyotp.TOTP:
+    """An owner with a second factor; his app. The code of this moment is used."""
+    await firm.world.person(OWNER, "acme")
+    totp, _ = await firm.world.enrol(caller_of(await firm.world.log_in()))
+    firm.world.clock.advance(60)
+    return totp
+
+
+async def waiting(firm: Firm) -> tuple[str, str, str]:
+    """A log-in that the provider ended and that waits for the code: what its browser has."""
+    url, login_token = await firm.begin()
+    code, state = firm.issuer.log_in(url, sub="u-17", email=OWNER)
+    with pytest.raises(TotpRequired):
+        await firm.finish(login_token, state, code)
+    return login_token, state, code
+
+
+async def test_who_enrolled_a_second_factor_gives_its_code_too(firm: Firm) -> None:
+    totp = await enrolled(firm)
+    sessions = len(await firm.world.rows(SESSION))
+    browser = await waiting(firm)
+    assert len(await firm.world.rows(SESSION)) == sessions
+    asked = firm.issuer.asked.count("/token")
+    granted = await firm.finish(*browser, totp_code=totp.at(firm.world.clock.now()))
+    assert claims_of(granted)["sub"].startswith("member:")
+    assert firm.issuer.asked.count("/token") == asked, "the provider is not asked again"
+    with pytest.raises(LinkInvalid):
+        await firm.finish(*browser, totp_code=totp.at(firm.world.clock.now()))
+    [action] = [
+        row for row in await firm.world.rows(ADMIN_ACTION) if row.method == "FinishOidcLogin"
+    ]
+    assert (action.merchant_id, action.after_json) == ("acme_test", '{"second_factor":true}')
+
+
+async def test_the_code_may_come_with_the_first_call(firm: Firm) -> None:
+    totp = await enrolled(firm)
+    url, login_token = await firm.begin()
+    code, state = firm.issuer.log_in(url, sub="u-17", email=OWNER)
+    assert await firm.finish(login_token, state, code, totp_code=totp.at(firm.world.clock.now()))
+
+
+async def test_a_code_that_was_used_logs_nobody_in(firm: Firm) -> None:
+    totp = await enrolled(firm)
+    code = totp.at(firm.world.clock.now())
+    assert await firm.finish(*await waiting(firm), totp_code=code)
+    with pytest.raises(LoginFailed):
+        await firm.finish(*await waiting(firm), totp_code=code)
+
+
+async def test_wrong_codes_leave_the_log_in_open_and_make_the_next_one_wait(firm: Firm) -> None:
+    totp = await enrolled(firm)
+    browser = await waiting(firm)
+    right = totp.at(firm.world.clock.now())
+    wrong = "000000" if right != "000000" else "000001"
+    for _ in range(6):
+        with pytest.raises(LoginFailed):
+            await firm.finish(*browser, totp_code=wrong)
+    with pytest.raises(LoginDelayed):
+        await firm.finish(*browser, totp_code=right)
+    firm.world.clock.advance(2)
+    assert await firm.finish(*browser, totp_code=right)
+
+
+async def test_a_log_in_that_waits_for_its_code_ends_as_every_other(firm: Firm) -> None:
+    totp = await enrolled(firm)
+    browser = await waiting(firm)
+    firm.world.clock.advance(601)
+    with pytest.raises(LinkInvalid):
+        await firm.finish(*browser, totp_code=totp.at(firm.world.clock.now()))
+
+
+async def test_who_was_disabled_meanwhile_is_not_let_in(firm: Firm) -> None:
+    totp = await enrolled(firm)
+    browser = await waiting(firm)
+    await firm.world.update(MEMBER, state=MemberState.DISABLED)
+    with pytest.raises(LoginFailed):
+        await firm.finish(*browser, totp_code=totp.at(firm.world.clock.now()))
+
+
+@pytest.mark.parametrize("firm", [False], indirect=True)
+async def test_the_providers_factor_is_enough_where_the_installation_says_so(firm: Firm) -> None:
+    await enrolled(firm)
+    granted = await firm.log_in()
+    assert claims_of(granted)["merchant_id"] == "acme_test"

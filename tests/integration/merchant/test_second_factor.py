@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pyotp
 import pytest
 
+from merchant_rpc.audit import AUDIT
 from merchant_rpc.domain.errors import (
     LinkInvalid,
     LoginDelayed,
@@ -22,6 +23,7 @@ from merchant_rpc.domain.errors import (
 from merchant_rpc.domain.member import MemberState
 from merchant_rpc.tables import ADMIN_ACTION, LOGIN_FAILURE, MEMBER, ONE_TIME_LINK, RECOVERY_CODE
 from merchant_rpc.usecases.password_resets import ResetPassword
+from mesh.audit import AuditTolerance
 from mesh.call import Caller
 from tests.builders.merchant_logins import (
     AWAY,
@@ -70,6 +72,19 @@ async def test_nothing_is_confirmed_that_was_not_begun(world: LoginWorld, owner:
         await world.app.second_factor.confirm("000000", owner)
 
 
+async def test_codes_are_not_tried_out_before_they_count(world: LoginWorld, owner: Caller) -> None:
+    secret, _ = await world.app.second_factor.enrol(PASSWORD, owner)
+    right = pyotp.TOTP(secret).at(world.clock.now())
+    wrong = "000000" if right != "000000" else "000001"
+    for _ in range(6):
+        with pytest.raises(TotpInvalid):
+            await world.app.second_factor.confirm(wrong, owner)
+    with pytest.raises(LoginDelayed):
+        await world.app.second_factor.confirm(right, owner)
+    world.clock.advance(1)
+    await world.app.second_factor.confirm(right, owner)
+
+
 async def test_the_last_secret_that_was_shown_counts(world: LoginWorld, owner: Caller) -> None:
     first, _ = await world.app.second_factor.enrol(PASSWORD, owner)
     second, _ = await world.app.second_factor.enrol(PASSWORD, owner)
@@ -116,7 +131,12 @@ async def test_ending_needs_a_code_and_wrong_ones_wait(world: LoginWorld, owner:
     await world.app.second_factor.disable(PASSWORD, totp.at(world.clock.now()), owner)
     assert await world.log_in()
     assert await world.rows(RECOVERY_CODE) == []
-    assert [row.method for row in await world.rows(ADMIN_ACTION)] == ["ConfirmTotp", "DisableTotp"]
+    assert [row.method for row in await world.rows(ADMIN_ACTION)] == [
+        "CreateSession",
+        "ConfirmTotp",
+        "DisableTotp",
+        "CreateSession",
+    ]
 
 
 async def test_neither_secret_nor_recovery_code_is_in_the_database(
@@ -154,6 +174,16 @@ async def test_twenty_ends_at_once_use_one_recovery_code_once(
     assert {type(one) for one in results if one is not None} <= {TotpInvalid, LoginDelayed}
 
 
+async def broken_chains(world: LoginWorld) -> list[str]:
+    """What the audit finds of the log of actions."""
+    tolerance = AuditTolerance(now=world.clock.now(), strict=False)
+    return [
+        found.check
+        async for found in AUDIT.violations(world.db, tolerance)
+        if "chain" in found.check
+    ]
+
+
 # --- resetting a password -------------------------------------------------------------------------
 
 
@@ -183,8 +213,24 @@ async def test_a_new_password_ends_every_session_and_the_old_password(
     with pytest.raises(LoginFailed):
         await world.log_in()
     assert await world.log_in(password=NEW)
-    [action] = await world.rows(ADMIN_ACTION)
-    assert action.method == "ResetPassword"
+    methods = [action.method for action in await world.rows(ADMIN_ACTION)]
+    assert methods == ["CreateSession"] * 3 + ["ResetPassword", "CreateSession"]
+
+
+async def test_a_reset_stands_in_the_log_of_each_merchant_of_the_person(world: LoginWorld) -> None:
+    await world.merchant("beta")
+    await world.person("boss@firm.example", "beta", "acme")
+    await world.person("root@pay.example", is_operator=True)
+    for email in ("boss@firm.example", "root@pay.example"):
+        await ask(world, email)
+        await reset(world, await token_of_mail(world))
+    actions = await world.rows(ADMIN_ACTION)
+    assert [(action.merchant_id, action.method) for action in actions] == [
+        ("acme", "ResetPassword"),
+        ("beta", "ResetPassword"),
+        ("", "ResetPassword"),
+    ]
+    assert await broken_chains(world) == []
 
 
 async def test_the_second_factor_stays(world: LoginWorld, owner: Caller) -> None:

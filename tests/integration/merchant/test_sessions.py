@@ -220,7 +220,8 @@ async def test_an_ended_session_is_refreshed_no_longer(world: LoginWorld) -> Non
     await refuse(world, first.refresh_token)
     await world.app.sessions.revoke_session("current", caller_of(second))
     await refuse(world, second.refresh_token)
-    assert [row.method for row in await world.rows(ADMIN_ACTION)] == ["RevokeSession"] * 2
+    methods = [row.method for row in await world.rows(ADMIN_ACTION)]
+    assert methods.count("RevokeSession") == 2
 
 
 async def test_nobody_ends_a_session_of_others_or_one_twice(world: LoginWorld) -> None:

@@ -638,22 +638,26 @@ class FinishOidcLoginRequest(_message.Message):
     LOGIN_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    TOTP_CODE_FIELD_NUMBER: _builtins.int
     login_token: _builtins.str
     """`login_token` of BeginOidcLogin."""
     state: _builtins.str
     """`state` of the redirect."""
     code: _builtins.str
     """`code` of the redirect."""
+    totp_code: _builtins.str
+    """Code of the authenticator app, or one of the recovery codes. Where one is needed the call is refused with TOTP_REQUIRED, and made again with it."""
     def __init__(
         self,
         *,
         login_token: _builtins.str = ...,
         state: _builtins.str = ...,
         code: _builtins.str = ...,
+        totp_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "login_token", b"login_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "login_token", b"login_token", "state", b"state", "totp_code", b"totp_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
