@@ -78,6 +78,7 @@ Calling
     transport       TLS and options of channels and ports
     discovery       where replicas are: static, Consul
     last_good       the last good answers of a neighbour
+    standing, merchant_directory  whether merchants may sell, and what they have set
 
 Running
     process         the life of a process

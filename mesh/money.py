@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import total_ordering
+from typing import Self
 
 from mesh.errors import InvalidArgument
 
@@ -303,10 +304,31 @@ class RequestedAmount:
     Attributes:
         text: decimal string in major units; "" when the request names no amount.
         currency: ISO 4217 code; "" when the request names none.
+        minor: the amount in minor units, where the request spells it so and `text` is "".
     """
 
     text: str
     currency: str = ""
+    minor: int | None = None
+
+    @classmethod
+    def sent(
+        cls, text: str, minor: int | None, currency: str = "", *, field: str = "amount"
+    ) -> Self:
+        """An amount that a request may spell in major units (`field`) or in minor ones
+        (`<field>_minor`).
+
+        Raises:
+            InvalidArgument: both are given; names the fields.
+        """
+        _require_one_of(text, minor, field=field)
+        return cls(text, currency, minor)
+
+    def spelled_in(self, currency: str) -> RequestedAmount:
+        """This amount as text, when the currency is known that its minor units are of."""
+        if self.minor is None:
+            return self
+        return RequestedAmount(Money(self.minor, currency).format(), self.currency)
 
     @property
     def canonical(self) -> str:
@@ -358,13 +380,18 @@ def amount_sent(
     Raises:
         InvalidArgument: both are given, or it is no amount of that currency; names the field.
     """
-    other = f"{field}_minor"
-    if text and minor is not None:
-        problem = "only one of major and minor units may be given"
-        raise InvalidArgument(f"{field}: {problem}", fields={field: problem, other: problem})
+    _require_one_of(text, minor, field=field)
     if minor is None:
         return Money.parse(text, currency, field=field, allow_zero=allow_zero) if text else None
     currency_exponent(currency)
     if not (0 if allow_zero else 1) <= minor < 10**DIGITS_MAX:
-        raise InvalidArgument.of(other, "must be greater than zero")
+        raise InvalidArgument.of(f"{field}_minor", "must be greater than zero")
     return Money(minor, currency)
+
+
+def _require_one_of(text: str, minor: int | None, *, field: str) -> None:
+    if text and minor is not None:
+        problem = "only one of major and minor units may be given"
+        raise InvalidArgument(
+            f"{field}: {problem}", fields={field: problem, f"{field}_minor": problem}
+        )

@@ -15,12 +15,13 @@ from mesh.dependencies import Dependencies
 from mesh.discovery.factory import open_discovery, open_registrar
 from mesh.events import open_events
 from mesh.ids import UlidIds
+from mesh.merchant_directory import MerchantDirectory
 from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
 from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
-from order_rpc.clients import Merchants, Payments, Seckill
+from order_rpc.clients import Payments, Seckill, terms_of
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import metadata
 from order_rpc.usecases.merchant_terms import EnvironmentTerms
@@ -80,7 +81,7 @@ async def run(settings: OrderSettings) -> None:
         config=config,
         terms=terms
         if merchant_channel is None
-        else Merchants(merchant_channel, defaults=terms.known),
+        else MerchantDirectory(merchant_channel, terms_of=terms_of, defaults=terms.known),
     )
     app.add_to(server)
     closers = [payment_channel.close, seckill_channel.close, discovery.close, db.close]

@@ -152,7 +152,11 @@ class OrderApp:
         self.shipments = Shipments(db=db, clock=clock, journal=journal, page_tokens=page_tokens)
         self.statistics = Statistics(db=db, clock=clock)
         self.allocations = Allocations(
-            db=db, clock=clock, journal=journal, payment_window=config.payment_window
+            db=db,
+            clock=clock,
+            journal=journal,
+            payment_window=config.payment_window,
+            terms=terms,
         )
         self.workers: list[Worker] = make_workers(
             db=db,

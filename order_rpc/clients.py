@@ -4,24 +4,21 @@ that PayOrder passes to the buyer as it came.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from paymesh.merchant.v1 import merchant_pb2, merchant_pb2_grpc
+from paymesh.merchant.v1 import merchant_pb2
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc, refund_pb2, refund_pb2_grpc
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
-from mesh.last_good import LastGood
+from mesh.merchant_directory import standing_of
 from mesh.money import Money
-from order_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
+from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import Order, TicketOrder
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
-
-TERMS_FRESH_SECONDS = 5.0
-TERMS_MAX = 10_000  # merchants that this process remembers
 
 _RESULTS = {
     payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult
@@ -107,44 +104,10 @@ class Payments:
         return str(answer.refund.refund_id)
 
 
-class Merchants:
-    """merchant_rpc as order_rpc sees it. Its last good answers outlive it."""
-
-    def __init__(self, channel: Any, *, defaults: Callable[[str], MerchantTerms]) -> None:
-        """`defaults`: for merchants that merchant_rpc does not know, and for what a merchant has
-        not set.
-        """
-        self._stub: Any = merchant_pb2_grpc.MerchantServiceStub(channel)
-        self._defaults = defaults
-        self._answers: LastGood[MerchantTerms] = LastGood(
-            self._ask, fresh_seconds=TERMS_FRESH_SECONDS, entries_max=TERMS_MAX
-        )
-
-    async def of(self, merchant_id: str) -> MerchantTerms:
-        """The terms of a merchant.
-
-        Raises:
-            RemoteError: not answered, and it never was.
-        """
-        return await self._answers.get(merchant_id)
-
-    def known(self, merchant_id: str) -> MerchantTerms:
-        """What is known without asking."""
-        return self._answers.known(merchant_id) or self._defaults(merchant_id)
-
-    async def _ask(self, merchant_id: str) -> MerchantTerms:
-        answer = await self._stub.GetMerchantSettings(
-            merchant_pb2.GetMerchantSettingsRequest(merchant_id=merchant_id)
-        )
-        return terms_of(answer, self._defaults(merchant_id))
-
-
 def terms_of(
     answer: merchant_pb2.GetMerchantSettingsResponse, defaults: MerchantTerms
 ) -> MerchantTerms:
     """What merchant_rpc says of a merchant. Raises InvalidArgument for what is no amount."""
-    if not answer.is_known:
-        return defaults
     said, policy = answer.settings, defaults.policy
     window = said.payment_window_minutes
     return MerchantTerms(
@@ -156,7 +119,7 @@ def terms_of(
             shipping=_rules(said.shipping, "shipping") or policy.shipping,
             discount=_rules(said.discount, "discount") or policy.discount,
         ),
-        status=_merchant_status(answer),
+        standing=standing_of(answer),
     )
 
 
@@ -170,19 +133,6 @@ def _rules(rules: Iterable[merchant_pb2.AmountRule], name: str) -> dict[str, Pri
         )
         for rule in rules
     }
-
-
-def _merchant_status(answer: merchant_pb2.GetMerchantSettingsResponse) -> MerchantStatus:
-    """A state that this version does not know sells nothing."""
-    match answer.state:
-        case merchant_pb2.MERCHANT_STATE_LIVE:
-            return MerchantStatus.OPEN
-        case merchant_pb2.MERCHANT_STATE_TEST_ONLY if answer.is_test:
-            return MerchantStatus.OPEN
-        case merchant_pb2.MERCHANT_STATE_SUSPENDED | merchant_pb2.MERCHANT_STATE_CLOSED:
-            return MerchantStatus.SUSPENDED
-        case _:
-            return MerchantStatus.NOT_LIVE
 
 
 class Seckill:

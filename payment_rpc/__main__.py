@@ -17,6 +17,7 @@ from mesh.dependencies import Dependencies
 from mesh.discovery.factory import open_discovery, open_registrar
 from mesh.events import open_events
 from mesh.ids import UlidIds
+from mesh.merchant_directory import MerchantDirectory
 from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
@@ -26,7 +27,7 @@ from mesh.server import MeshServer, serve
 from mesh.token_issuers import CHECKOUT, OwnTokenSigner
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox.channel import PUBLISHED_MD5_SECRET, SandboxChannel
-from payment_rpc.clients import Merchants, Orders
+from payment_rpc.clients import Orders, terms_of
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
@@ -83,7 +84,7 @@ async def run(settings: PaymentSettings) -> None:
         return_urls=return_urls,
         terms=terms
         if merchant_channel is None
-        else Merchants(merchant_channel, defaults=terms.known),
+        else MerchantDirectory(merchant_channel, terms_of=terms_of, defaults=terms.known),
         checkout_signer=None
         if settings.caller_key_file is None
         else OwnTokenSigner.of_file(CHECKOUT, settings.caller_key_file, clock=clock, ids=ids),

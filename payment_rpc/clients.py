@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC
 from typing import Any
 
-from paymesh.merchant.v1 import merchant_pb2, merchant_pb2_grpc
+from paymesh.merchant.v1 import merchant_pb2
 from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
 from mesh.call import without_effects
 from mesh.customers import email_digest
 from mesh.errors import InvalidArgument, RemoteError
-from mesh.last_good import LastGood
+from mesh.merchant_directory import standing_of
 from mesh.money import Money
 from mesh.times import timestamp
 from payment_rpc.domain.errors import OrderCreating, OrderExistsDifferent, OrderNotFound
-from payment_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
+from payment_rpc.domain.merchant_terms import MerchantTerms
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import Disposition
 
-TERMS_FRESH_SECONDS = 5.0
-TERMS_MAX = 10_000  # merchants that this process remembers
 DISPOSITIONS = {
     order_pb2.DISPOSITION_APPLIED: Disposition.APPLIED,
     order_pb2.DISPOSITION_ALREADY: Disposition.ALREADY,
@@ -130,60 +127,17 @@ class Orders:
         return DISPOSITIONS.get(answer.disposition)
 
 
-class Merchants:
-    """merchant_rpc as payment_rpc sees it. Its last good answers outlive it."""
-
-    def __init__(self, channel: Any, *, defaults: Callable[[str], MerchantTerms]) -> None:
-        """`defaults`: for merchants that merchant_rpc does not know, and for what a merchant has
-        not set.
-        """
-        self._stub: Any = merchant_pb2_grpc.MerchantServiceStub(channel)
-        self._defaults = defaults
-        self._answers: LastGood[MerchantTerms] = LastGood(
-            self._ask, fresh_seconds=TERMS_FRESH_SECONDS, entries_max=TERMS_MAX
-        )
-
-    async def of(self, merchant_id: str) -> MerchantTerms:
-        """The terms of a merchant.
-
-        Raises:
-            RemoteError: not answered, and it never was.
-        """
-        return await self._answers.get(merchant_id)
-
-    async def _ask(self, merchant_id: str) -> MerchantTerms:
-        answer = await self._stub.GetMerchantSettings(
-            merchant_pb2.GetMerchantSettingsRequest(merchant_id=merchant_id)
-        )
-        return terms_of(answer, self._defaults(merchant_id))
-
-
 def terms_of(
     answer: merchant_pb2.GetMerchantSettingsResponse, defaults: MerchantTerms
 ) -> MerchantTerms:
     """What merchant_rpc says of a merchant."""
-    if not answer.is_known:
-        return defaults
     return MerchantTerms(
         name=answer.name,
         return_urls=tuple(answer.settings.return_urls) or defaults.return_urls,
         channels=frozenset(answer.settings.channels),
         is_test=answer.is_test,
-        status=_merchant_status(answer),
+        standing=standing_of(answer),
     )
-
-
-def _merchant_status(answer: merchant_pb2.GetMerchantSettingsResponse) -> MerchantStatus:
-    """A state that this version does not know sells nothing."""
-    match answer.state:
-        case merchant_pb2.MERCHANT_STATE_LIVE:
-            return MerchantStatus.OPEN
-        case merchant_pb2.MERCHANT_STATE_TEST_ONLY if answer.is_test:
-            return MerchantStatus.OPEN
-        case merchant_pb2.MERCHANT_STATE_SUSPENDED | merchant_pb2.MERCHANT_STATE_CLOSED:
-            return MerchantStatus.SUSPENDED
-        case _:
-            return MerchantStatus.NOT_LIVE
 
 
 def _order_to_pay(order: order_pb2.Order) -> OrderToPay:

@@ -28,7 +28,7 @@ from mesh.purge import purge_worker
 from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, Runs, serve
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
-from seckill_rpc.clients import Allocations
+from seckill_rpc.clients import Allocations, standings
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.connection import RedisCheck, UnsafeRedis, open_admission_redis, require_safe
 from seckill_rpc.settings import SeckillSettings
@@ -70,6 +70,16 @@ async def run(settings: SeckillSettings) -> None:
     order_channel = MeshChannel(
         "order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens
     )
+    merchant_channel = (
+        MeshChannel(
+            "merchant_rpc",
+            settings=settings,
+            discovery=discovery,
+            caller_tokens=server.caller_tokens,
+        )
+        if settings.merchant_directory
+        else None
+    )
     app = SeckillApp(
         db=db,
         redis=redis,
@@ -80,17 +90,21 @@ async def run(settings: SeckillSettings) -> None:
         page_tokens=PageTokens.from_settings(settings),
         tickets=tickets,
         allocations=Allocations(order_channel),
+        standings=None if merchant_channel is None else standings(merchant_channel),
         settings=settings,
         events=events,
     )
     await app.registry.refresh()
     app.add_to(server)
+    closers = [order_channel.close, discovery.close, db.close, redis.aclose, events.aclose]
+    if merchant_channel is not None:
+        closers.insert(0, merchant_channel.close)
     await serve(
         settings,
         server,
         open_registrar(settings),
         workers=[*app.workers, *_process_workers(settings, server, db, redis)],
-        closers=[order_channel.close, discovery.close, db.close, redis.aclose, events.aclose],
+        closers=closers,
     )
 
 

@@ -1,5 +1,5 @@
-"""The service that seckill_rpc calls: order_rpc, which has the catalog stock and writes the orders.
-Protobuf ends here.
+"""The services that seckill_rpc calls: order_rpc has the catalog stock and writes the orders,
+merchant_rpc knows who may sell. Protobuf ends here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from typing import Any
 
 from paymesh.order.v1 import allocation_pb2, allocation_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
+from mesh.merchant_directory import MerchantDirectory, standing_of
+from mesh.standing import Standing
 from seckill_rpc.domain.activity import Activity
 
 
@@ -99,3 +101,12 @@ class Allocations:
             elif each.result == allocation_pb2.SECKILL_ORDER_RESULT_REFUSED:
                 decided[each.order_id] = each.reason or "REFUSED"
         return decided
+
+
+def standings(channel: Any) -> MerchantDirectory[Standing]:
+    """Whether merchants may sell, by merchant_rpc. One that it does not know may."""
+    return MerchantDirectory(
+        channel,
+        terms_of=lambda answer, _default: standing_of(answer),
+        defaults=lambda _merchant_id: Standing.OPEN,
+    )

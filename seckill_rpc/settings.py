@@ -34,6 +34,7 @@ class SeckillSettings(MeshSettings):
         keeper_interval_seconds: pause between two comparisons of Redis with the database.
         close_after_end_seconds: how long after its end, by the clock of Redis, an activity is
             closed by itself.
+        merchant_directory: ask merchant_rpc which merchants may sell; else all of them may.
         ticket_secret_file: signs the tickets of clicks; all replicas share it.
         coalescer_batch_max: clicks that share one call of the admission script.
         coalescer_calls_max: calls of one activity that are under way at once in this process.
@@ -55,6 +56,7 @@ class SeckillSettings(MeshSettings):
     scan_interval_seconds: float = Field(0.5, gt=0, le=600)
     keeper_interval_seconds: float = Field(0.1, gt=0, le=10)
     close_after_end_seconds: float = Field(60, ge=0, le=7 * 86_400)
+    merchant_directory: bool = False
     ticket_secret_file: Path | None = None
     coalescer_batch_max: int = Field(64, ge=1, le=CLICKS_MAX)
     coalescer_calls_max: int = Field(2, ge=1, le=16)

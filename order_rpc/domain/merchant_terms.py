@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 
+from mesh.standing import Standing
 from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
-
-
-class MerchantStatus(StrEnum):
-    """Whether a merchant may sell."""
-
-    OPEN = "OPEN"
-    NOT_LIVE = "NOT_LIVE"  # only its test sibling
-    SUSPENDED = "SUSPENDED"  # or closed for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from order_rpc.domain.errors import (
     CurrencyMixed,
     ProductNotFound,
 )
+from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import Order
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock, out_of_stock
@@ -30,6 +31,7 @@ from order_rpc.store import allocations, catalog, orders
 from order_rpc.store.allocations import Step
 from order_rpc.usecases.catalog_stock import movement_of
 from order_rpc.usecases.journal import Journal, NewOrder, operator
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
 
 _Found = TypeVar("_Found")
 
@@ -71,7 +73,13 @@ class Allocations:
     """AllocateStock, ReturnAllocation, CreateSeckillOrders."""
 
     def __init__(
-        self, *, db: Database, clock: Clock, journal: Journal, payment_window: timedelta
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        journal: Journal,
+        payment_window: timedelta,
+        terms: TermsOfMerchants,
     ) -> None:
         """`payment_window`: how long a buyer may take to pay, counted from the write of the order
         here.
@@ -80,6 +88,7 @@ class Allocations:
         self._clock = clock
         self._journal = journal
         self._payment_window = payment_window
+        self._terms = terms
 
     async def allocate_stock(self, command: AllocateStock, caller: Caller) -> int:
         """Takes units from the catalogue stock; returns how many the activity was given in all.
@@ -104,9 +113,16 @@ class Allocations:
         self, wanted: Sequence[SeckillOrder], caller: Caller
     ) -> list[str]:
         """Writes orders of activities; for each "" or the reason why it can never be written. One
-        that is there already stays as it is.
+        that is there already stays as it is, also when its merchant was suspended since.
+
+        Raises:
+            RemoteError: whether a merchant takes new orders is unknown; nothing was written.
         """
-        return await self._db.run(self._create_seckill_orders, wanted, caller)
+        terms = {
+            merchant_id: await self._terms.of(merchant_id)
+            for merchant_id in sorted({each.merchant_id for each in wanted})
+        }
+        return await self._db.run(self._create_seckill_orders, wanted, terms, caller)
 
     async def _allocate_stock(
         self, tx: AsyncConnection, command: AllocateStock, caller: Caller
@@ -177,7 +193,11 @@ class Allocations:
         return earlier is None
 
     async def _create_seckill_orders(
-        self, tx: AsyncConnection, wanted: Sequence[SeckillOrder], caller: Caller
+        self,
+        tx: AsyncConnection,
+        wanted: Sequence[SeckillOrder],
+        terms: Mapping[str, MerchantTerms],
+        caller: Caller,
     ) -> list[str]:
         now = self._clock.now()
         answers: list[str] = []
@@ -199,6 +219,7 @@ class Allocations:
             owner = existing.get(key, new[key].user_id if key in new else None)
             try:
                 if owner is None:
+                    terms[each.merchant_id].require_open()
                     new[key] = self._place(each, products.get((each.merchant_id, each.sku_id)), now)
                 elif owner != each.user_id:
                     raise AllocationMismatch(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 
+from mesh.standing import Standing
 from payment_rpc.domain.errors import (
     ChannelNotSupported,
     MerchantNotLive,
@@ -16,14 +16,6 @@ from payment_rpc.domain.payment import WALLET
 
 TEST_CHANNEL = "sandbox"
 _RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
-
-
-class MerchantStatus(StrEnum):
-    """Whether a merchant may sell."""
-
-    OPEN = "OPEN"
-    NOT_LIVE = "NOT_LIVE"  # only its test sibling
-    SUSPENDED = "SUSPENDED"  # or closed for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

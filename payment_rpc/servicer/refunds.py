@@ -31,7 +31,7 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         refund = await self._refunds.create_refund(
             CreateRefund(
                 payment_id=request.payment_id,
-                amount=RequestedAmount(request.amount, request.currency),
+                amount=_amount_sent(request, request.currency),
                 reason=request.reason,
                 request_id=request.request_id,
                 key=current_idempotency_key(),
@@ -46,7 +46,7 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         """Says what a refund would do."""
         preview = await self._refunds.preview_refund(
             payment_id=request.payment_id,
-            amount=RequestedAmount(request.amount),
+            amount=_amount_sent(request),
             caller=current_caller(),
         )
         return refund_pb2.PreviewRefundResponse(
@@ -102,6 +102,13 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         return refund_pb2.ListRefundsResponse(
             refunds=[refund_message(refund) for refund in page], next_page_token=token
         )
+
+
+def _amount_sent(
+    request: refund_pb2.CreateRefundRequest | refund_pb2.PreviewRefundRequest, currency: str = ""
+) -> RequestedAmount:
+    minor = request.amount_minor if request.HasField("amount_minor") else None
+    return RequestedAmount.sent(request.amount, minor, currency)
 
 
 def refund_message(refund: Refund) -> refund_pb2.Refund:

@@ -8,7 +8,7 @@ worker goes on under the same refund id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -251,6 +251,8 @@ class Refunds:
         payment = await payments.lock_payment(tx, command.payment_id)
         if not payments.may_see(payment, caller):
             raise PaymentNotFound
+        # one spelling from here on: a repetition in other units is the same request
+        command = replace(command, amount=command.amount.spelled_in(payment.amount.currency))
         fingerprint = {
             "payment_id": command.payment_id,
             "amount": command.amount.positive().canonical,
@@ -395,4 +397,6 @@ def _answer_of(refund: Refund) -> Refund:
 
 
 def _wanted(amount: RequestedAmount, payment: Payment) -> Money | None:
-    return amount.in_currency(payment.amount.currency) if amount.text else None
+    currency = payment.amount.currency
+    spelled = amount.spelled_in(currency)
+    return spelled.in_currency(currency) if spelled.text else None

@@ -55,6 +55,7 @@ def own_defaults(
                 "MERCHANT_RPC_PEPPER_FILE": str(installation.pepper_file),
             }
         case "seckill_rpc":
+            found["SECKILL_RPC_MERCHANT_DIRECTORY"] = "true"
             found["SECKILL_RPC_TICKET_SECRET_FILE"] = str(
                 installation.secret_file("seckill_ticket")
             )

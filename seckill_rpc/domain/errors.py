@@ -51,3 +51,15 @@ class SeckillOrderNotFound(NotFound):
     """There is no such order of a flash sale."""
 
     reason = "SECKILL_ORDER_NOT_FOUND"
+
+
+class MerchantSuspended(MeshError):
+    """The merchant is suspended or closed: no new orders."""
+
+    reason = "MERCHANT_SUSPENDED"
+
+
+class MerchantNotLive(MeshError):
+    """The merchant may only use its test sibling."""
+
+    reason = "MERCHANT_NOT_LIVE"

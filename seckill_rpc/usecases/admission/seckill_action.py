@@ -15,8 +15,14 @@ from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
 from mesh.metrics import EnumCounter
 from mesh.rate_limit import RateLimiter
+from mesh.standing import Standing
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
-from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
+from seckill_rpc.domain.errors import (
+    MerchantNotLive,
+    MerchantSuspended,
+    SeckillBusy,
+    SeckillNotReady,
+)
 from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.domain.result import Result, ResultCode
 from seckill_rpc.domain.ticket import Ticket, Tickets
@@ -28,6 +34,7 @@ from seckill_rpc.usecases.admission.registry import ActivityRegistry
 from seckill_rpc.usecases.admission.response_batcher import ResponseBatcher
 from seckill_rpc.usecases.admission.result_cache import ResultCache
 from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
+from seckill_rpc.usecases.standings import Standings
 
 BUSY_SECONDS = 1.0
 NOT_READY_SECONDS = 0.3  # a rebuild takes about this long
@@ -77,9 +84,11 @@ class Admission:
         settings: AdmissionSettings,
         monotonic: Monotonic,
         jitter: Jitter,
+        standings: Standings,
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_trouble` gets the activity when Redis refuses clicks that it should admit."""
+        self._standings = standings
         self._on_trouble = on_trouble
         self._registry = registry
         self._scripts = scripts
@@ -100,8 +109,10 @@ class Admission:
 
         Raises:
             ActivityNotFound: the product has no activity. SeckillBusy: the queue is full, or too
-                many clicks of this buyer; nothing was reserved.
+                many clicks of this buyer; nothing was reserved. MerchantSuspended, MerchantNotLive:
+                the merchant takes no new orders; nothing was reserved by this click.
             SeckillNotReady: whether it counted is unknown; the same request id finds out.
+            RemoteError: whether the merchant may sell is unknown; nothing was reserved.
         """
         missing_seconds = self._buckets.take(f"{click.merchant_id}/{click.user_id}")
         if missing_seconds:
@@ -111,6 +122,9 @@ class Admission:
             activity = await self._registry.current(click.merchant_id, click.sku_id)
         if activity.state is ActivityState.CLOSED:
             return await self._after_the_end(activity, click)
+        standing = await self._standings.of(click.merchant_id)
+        if standing is not Standing.OPEN:
+            return await self._while_closed(activity, click, standing)
         gate = self._gate(activity)
         refusal = gate.refusal(click.user_id)
         if refusal is not None:
@@ -208,13 +222,32 @@ class Admission:
         """A CLOSED activity is not in Redis any more; an earlier click finds its order in the
         database.
         """
-        if click.request_id:
-            order = await self._results.of_request(
-                activity, user_id=click.user_id, request_id=click.request_id
-            )
-            if order is not None:
-                return order._replace(request_id=click.request_id)
+        order = await self._order_of(activity, click)
+        if order is not None:
+            return order
         return _refused(activity, click.request_id, AdmitReply(code=AdmitCode.ENDED, detail=""))
+
+    async def _while_closed(
+        self, activity: Activity, click: SeckillAction, standing: Standing
+    ) -> Result:
+        """The merchant takes no new orders: nobody is let in, and an earlier click finds its order.
+
+        Raises:
+            MerchantSuspended, MerchantNotLive.
+        """
+        order = await self._order_of(activity, click)
+        if order is not None:
+            return order
+        raise MerchantSuspended if standing is Standing.SUSPENDED else MerchantNotLive
+
+    async def _order_of(self, activity: Activity, click: SeckillAction) -> Result | None:
+        """The order that the click with this id got earlier, from the database."""
+        if not click.request_id:
+            return None
+        order = await self._results.of_request(
+            activity, user_id=click.user_id, request_id=click.request_id
+        )
+        return None if order is None else order._replace(request_id=click.request_id)
 
     def _gate(self, activity: Activity) -> AdmissionGate:
         gate = self._gates.get(activity.activity_id)

@@ -66,6 +66,27 @@ async def test_both_readings_of_a_bare_integer_are_told(
     assert world.shop.requests == []
 
 
+@pytest.mark.parametrize("path", ["/api/v1/payments/PAY1/refunds", "/api/v1/refunds"])
+async def test_both_readings_of_a_bare_integer_are_told_for_a_refund(
+    world: World, path: str
+) -> None:
+    answer = await world.call(
+        "POST",
+        path,
+        token=clerk(world, "refunds:write"),
+        json={"payment_id": "PAY1", "amount": 10000, "currency": "JPY"},
+    )
+    details = refused(answer, 400, "MALFORMED_BODY", "amount")["details"]
+    assert details["fields"] == [
+        {
+            "field": "amount",
+            "description": "a bare integer could be major or minor units: "
+            'send "amount":"10000" or "amount_minor":10000',
+        }
+    ]
+    assert world.shop.requests == []
+
+
 async def test_text_and_minor_units_are_passed_on(world: World) -> None:
     token = clerk(world, "payments:write")
     for amount in ({"amount": "100.00"}, {"amount_minor": 10000}, {"amountMinor": "10000"}):

@@ -9,16 +9,18 @@ from datetime import timedelta
 
 import pytest
 
-from mesh.errors import UpstreamUnavailable
+from mesh.errors import MeshError, UpstreamUnavailable
 from mesh.money import Money
+from mesh.standing import Standing
 from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
-from order_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
+from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import OrderState
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
 from order_rpc.tables import ORDERS
+from order_rpc.usecases.allocations import SeckillOrder
 from tests.builders.external_order import create, register
-from tests.builders.order import PAYMENT_WINDOW, OrderApp, buyer, merchant
+from tests.builders.order import PAYMENT_WINDOW, SECKILL_RPC, OrderApp, buyer, merchant
 from tests.builders.order import snapshot as of_payment
 
 
@@ -138,4 +140,35 @@ async def test_a_merchant_of_whom_nothing_is_known_gets_no_order(
     for call in (app.order(), create(app), register(app)):
         with pytest.raises(UpstreamUnavailable):
             await call
+    assert await app.rows(ORDERS) == []
+
+
+@pytest.mark.parametrize(("standing", "refusal"), REFUSED)
+async def test_no_new_order_of_a_flash_sale_is_written_and_an_old_one_stays(
+    app: OrderApp, terms: Terms, standing: Standing, refusal: type[MeshError]
+) -> None:
+    await app.seckill_order("ORDS1")
+    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, standing=standing)
+    wanted = [
+        SeckillOrder(
+            order_id=order_id,
+            merchant_id="mall",
+            user_id=user_id,
+            activity_id="ACT1",
+            sku_id="1001",
+            price=Money(990, "CNY"),
+        )
+        for order_id, user_id in (("ORDS1", "u1"), ("ORDS2", "u2"))
+    ]
+    answers = await app.allocations.create_seckill_orders(wanted, SECKILL_RPC)
+    assert answers == ["", refusal.reason]
+    assert [row["order_id"] for row in await app.rows(ORDERS)] == ["ORDS1"]
+
+
+async def test_no_order_of_a_flash_sale_is_written_or_refused_while_nobody_knows(
+    app: OrderApp, terms: Terms
+) -> None:
+    terms.away = True
+    with pytest.raises(UpstreamUnavailable):
+        await app.seckill_order("ORDS1")
     assert await app.rows(ORDERS) == []

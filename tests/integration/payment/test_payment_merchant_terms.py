@@ -13,6 +13,7 @@ from paymesh.merchant.v1 import merchant_pb2
 from mesh.call import calling
 from mesh.errors import UpstreamUnavailable
 from mesh.money import RequestedAmount
+from mesh.standing import Standing
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.app import PaymentApp
 from payment_rpc.clients import terms_of
@@ -22,7 +23,7 @@ from payment_rpc.domain.errors import (
     MerchantSuspended,
     ReturnUrlNotAllowed,
 )
-from payment_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
+from payment_rpc.domain.merchant_terms import MerchantTerms
 from payment_rpc.domain.payment import BALANCE, WALLET, Payment, PaymentState
 from payment_rpc.tables import PAYMENT
 from payment_rpc.usecases.payments import APPLY_SECONDS, CreatePayment, TopUp
@@ -174,35 +175,20 @@ def test_a_channel_is_one_of_the_merchants_and_a_test_merchant_has_the_sandbox_o
 M = merchant_pb2
 
 
-@pytest.mark.parametrize(
-    ("state", "is_test", "status"),
-    [
-        (M.MERCHANT_STATE_LIVE, False, MerchantStatus.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, True, MerchantStatus.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, False, MerchantStatus.NOT_LIVE),
-        (M.MERCHANT_STATE_PENDING_EMAIL, True, MerchantStatus.NOT_LIVE),
-        (M.MERCHANT_STATE_SUSPENDED, True, MerchantStatus.SUSPENDED),
-        (M.MERCHANT_STATE_CLOSED, False, MerchantStatus.SUSPENDED),
-        (M.MERCHANT_STATE_UNSPECIFIED, False, MerchantStatus.NOT_LIVE),
-    ],
-)
-def test_only_a_live_merchant_and_a_test_sibling_sell(
-    state: merchant_pb2.MerchantState.ValueType, is_test: bool, status: MerchantStatus
-) -> None:
+def test_what_a_merchant_has_set_counts_and_the_rest_is_the_default() -> None:
     answer = M.GetMerchantSettingsResponse(
         is_known=True,
-        state=state,
-        is_test=is_test,
+        state=M.MERCHANT_STATE_SUSPENDED,
+        is_test=True,
         settings=M.Settings(channels=["alipay"]),
     )
     defaults = MerchantTerms(return_urls=("https://shop.test/",))
     assert terms_of(answer, defaults) == MerchantTerms(
         return_urls=defaults.return_urls,
         channels=frozenset({"alipay"}),
-        is_test=is_test,
-        status=status,
+        is_test=True,
+        standing=Standing.SUSPENDED,
     )
-    assert terms_of(M.GetMerchantSettingsResponse(), defaults) == defaults
 
 
 async def test_the_page_says_who_is_paid_and_what_for(

@@ -31,10 +31,11 @@ from payment_rpc.domain.errors import (
 )
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.domain.refund import REFUNDS_MAX, RefundState
+from payment_rpc.domain.refund import REFUNDS_MAX, Refund, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, MANUAL_REVIEW, PAYMENT, REFUND
+from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import PAYMENT_RPC, buyer
 from tests.builders.payment import (
     LEASE_SECONDS,
@@ -394,6 +395,47 @@ async def test_bad_requests_reserve_nothing(
         await refund(world, payment, caller=caller, **changes)
     assert await columns(world, payment) == ("100.00", "0.00", "0.00")
     assert await world.rows(REFUND) == []
+
+
+async def in_minor_units(
+    world: PaymentWorld, payment: Payment, minor: int, **changes: str
+) -> Refund:
+    return await world.app.refunds.create_refund(
+        CreateRefund(
+            payment_id=payment.payment_id,
+            amount=RequestedAmount.sent("", minor),
+            reason="",
+            request_id=changes.get("request_id", ""),
+            key=changes.get("key", ""),
+        ),
+        CLERK,
+    )
+
+
+async def test_minor_units_are_of_the_currency_of_the_payment(
+    world: PaymentWorld, line: RefundLine
+) -> None:
+    payment = await paid(world)
+    assert (await in_minor_units(world, payment, 1234)).amount.format() == "12.34"
+    with pytest.raises(RefundExceedsRefundable):
+        await in_minor_units(world, payment, 8767)
+    preview = await world.app.refunds.preview_refund(
+        payment_id=payment.payment_id, amount=RequestedAmount.sent("", 66), caller=CLERK
+    )
+    assert preview.amount.format() == "0.66"
+
+
+@pytest.mark.parametrize("name", ["key", "request_id"])
+async def test_a_repetition_in_other_units_is_the_same_refund(
+    world: PaymentWorld, line: RefundLine, name: str
+) -> None:
+    payment = await paid(world)
+    first = await in_minor_units(world, payment, 1000, **{name: "K1"})
+    changes: dict[str, Any] = {name: "K1"}
+    again = await refund(world, payment, "10.0", **changes)
+    assert again.refund_id == first.refund_id
+    with pytest.raises(IdempotencyKeyReused):
+        await in_minor_units(world, payment, 1001, **{name: "K1"})
 
 
 async def test_a_payment_without_money_cannot_be_refunded(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from mesh.money import DEFAULT_CURRENCY, Money, currency_exponent
+from mesh.money import DEFAULT_CURRENCY, Money, RequestedAmount, currency_exponent
 
 EXPONENTS = {
     "CNY": 2,
@@ -267,3 +267,27 @@ def test_any_digits_are_either_exactly_their_amount_or_refused(text: str, curren
         return
     assert Decimal(text) == Decimal(money.format())
     assert 0 < money.minor < 2**63
+
+
+def test_an_amount_is_sent_in_one_kind_of_units() -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        RequestedAmount.sent("1.00", 100, "CNY")
+    assert set(refusal.value.fields) == {"amount", "amount_minor"}
+    assert RequestedAmount.sent("", None).spelled_in("CNY") == RequestedAmount("")
+
+
+@pytest.mark.parametrize(
+    ("minor", "currency", "text"),
+    [(100, "CNY", "1.00"), (100, "JPY", "100"), (100, "KWD", "0.100"), (1, "CNY", "0.01")],
+)
+def test_minor_units_become_text_when_their_currency_is_known(
+    minor: int, currency: str, text: str
+) -> None:
+    spelled = RequestedAmount.sent("", minor, "").spelled_in(currency)
+    assert spelled == RequestedAmount(text)
+    assert spelled.in_currency(currency) == Money(minor, currency)
+
+
+def test_an_amount_of_yen_has_no_decimals() -> None:
+    with pytest.raises(InvalidArgument):
+        RequestedAmount.sent("100.5", None).in_currency("JPY")

@@ -8,8 +8,9 @@ import pytest
 from paymesh.merchant.v1 import merchant_pb2
 
 from mesh.money import Money
+from mesh.standing import Standing
 from order_rpc.clients import terms_of
-from order_rpc.domain.merchant_terms import MerchantStatus, MerchantTerms
+from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
 
 M = merchant_pb2
@@ -23,10 +24,6 @@ DEFAULTS = MerchantTerms(
 def said(state: int = M.MERCHANT_STATE_LIVE, **answer: object) -> MerchantTerms:
     values = {"is_known": True, "state": state, **answer}
     return terms_of(M.GetMerchantSettingsResponse(**values), DEFAULTS)  # type: ignore[arg-type]
-
-
-def test_an_unknown_merchant_has_the_settings_of_the_environment() -> None:
-    assert said(is_known=False, state=M.MERCHANT_STATE_CLOSED) == DEFAULTS
 
 
 def test_what_is_not_set_is_the_default_and_what_is_set_counts() -> None:

@@ -212,10 +212,11 @@ class CreateRefundRequest(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment."""
     amount: _builtins.str
-    """How much; empty means everything that is left."""
+    """How much, or amount_minor: at most one of them; neither means everything that is left."""
     currency: _builtins.str
     """ISO 4217; empty means the payment's; another one is refused."""
     reason: _builtins.str
@@ -224,6 +225,8 @@ class CreateRefundRequest(_message.Message):
     """The caller's own id of the refund, unique per merchant for ever; order_rpc always sends one. `auto:` at its beginning is refused: refunds that
     we make by ourselves were once named so.
     """
+    amount_minor: _builtins.int
+    """How much in minor units (cents) of the payment's currency, instead of `amount`."""
     def __init__(
         self,
         *,
@@ -232,12 +235,15 @@ class CreateRefundRequest(_message.Message):
         currency: _builtins.str = ...,
         reason: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        amount_minor: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount_minor", b"amount_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount", b"amount", "amount_minor", b"amount_minor", "currency", b"currency", "payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__amount_minor: _TypeAlias = _typing.Literal["amount_minor"]  # noqa: Y015
+    _WhichOneofArgType__amount_minor: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
 
 Global___CreateRefundRequest: _TypeAlias = CreateRefundRequest  # noqa: Y015
 
@@ -273,21 +279,27 @@ class PreviewRefundRequest(_message.Message):
 
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment."""
     amount: _builtins.str
-    """How much; empty means everything that is left."""
+    """How much, or amount_minor: at most one of them; neither means everything that is left."""
+    amount_minor: _builtins.int
+    """How much in minor units (cents) of the payment's currency, instead of `amount`."""
     def __init__(
         self,
         *,
         payment_id: _builtins.str = ...,
         amount: _builtins.str = ...,
+        amount_minor: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount_minor", b"amount_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount", b"amount", "amount_minor", b"amount_minor", "payment_id", b"payment_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__amount_minor: _TypeAlias = _typing.Literal["amount_minor"]  # noqa: Y015
+    _WhichOneofArgType__amount_minor: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
 
 Global___PreviewRefundRequest: _TypeAlias = PreviewRefundRequest  # noqa: Y015
 

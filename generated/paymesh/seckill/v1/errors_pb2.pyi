@@ -38,6 +38,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Not a ticket of ours, or another buyer's, or another product's."""
     ERROR_REASON_SECKILL_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 8
     """There is no such order of a flash sale."""
+    ERROR_REASON_MERCHANT_SUSPENDED: _ErrorReason.ValueType  # 9
+    """The merchant is suspended or closed: no new orders. Money can still go back."""
+    ERROR_REASON_MERCHANT_NOT_LIVE: _ErrorReason.ValueType  # 10
+    """The merchant may only use its test sibling."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of seckill_rpc."""
@@ -58,4 +62,8 @@ ERROR_REASON_TICKET_INVALID: ErrorReason.ValueType  # 7
 """Not a ticket of ours, or another buyer's, or another product's."""
 ERROR_REASON_SECKILL_ORDER_NOT_FOUND: ErrorReason.ValueType  # 8
 """There is no such order of a flash sale."""
+ERROR_REASON_MERCHANT_SUSPENDED: ErrorReason.ValueType  # 9
+"""The merchant is suspended or closed: no new orders. Money can still go back."""
+ERROR_REASON_MERCHANT_NOT_LIVE: ErrorReason.ValueType  # 10
+"""The merchant may only use its test sibling."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
