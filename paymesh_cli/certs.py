@@ -39,9 +39,10 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
     Running services read a replaced certificate without a restart. Keep ca.key to yourself: whoever
     has it can speak as any service.
 
-    For merchant_rpc it makes, once, the key that signs the tokens of operators and the one that
-    protects what people log in with, too. operators.pub.pem belongs into the
-    PAYMESH_CALLER_KEYS_DIR of every service, the other two to merchant_rpc alone.
+    For merchant_rpc it makes, once, the key that signs the tokens of operators, the one that
+    protects what people log in with, and the pepper of API keys, too. operators.pub.pem belongs
+    into the PAYMESH_CALLER_KEYS_DIR of every service, the other three to merchant_rpc alone. Keep a
+    copy: without the pepper no API key is ever found again.
     """
     for service in services:
         if _SERVICE.fullmatch(service) is None:
@@ -62,5 +63,6 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
             keys = ensure_people_keys(directory)
             click.echo(f"{_WITH_PEOPLE.upper()}_OPERATOR_KEY_FILE={keys.operator}")
             click.echo(f"{_WITH_PEOPLE.upper()}_TOTP_KEY_FILE={keys.totp}")
+            click.echo(f"{_WITH_PEOPLE.upper()}_PEPPER_FILE={keys.pepper}")
     except (OSError, TypeError, ValueError) as problem:
         raise click.ClickException(f"{directory}: {problem}") from None

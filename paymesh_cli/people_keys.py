@@ -1,6 +1,6 @@
 """The keys of merchant_rpc that no other process has: with one it signs the tokens of operators,
-with the other it protects what people log in with. Made once; a fresh one would end every session
-and every second factor.
+with the next it protects what people log in with, with the last it finds API keys. Made once; fresh
+ones would end every session, every second factor and every API key.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ _PUBLIC_FILE = 0o644
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeopleKeyFiles:
-    """Files for operator_key_file and totp_key_file; `operator_public` belongs into the
-    caller_keys_dir of every service.
+    """Files for operator_key_file, totp_key_file and pepper_file; `operator_public` belongs into
+    the caller_keys_dir of every service.
     """
 
     operator: Path
     operator_public: Path
     totp: Path
+    pepper: Path
 
 
 def ensure_people_keys(directory: Path) -> PeopleKeyFiles:
@@ -39,9 +40,11 @@ def ensure_people_keys(directory: Path) -> PeopleKeyFiles:
         operator=directory / f"{OPERATORS.key_id}.pem",
         operator_public=directory / f"{OPERATORS.key_id}.pub.pem",
         totp=directory / "totp.keys",
+        pepper=directory / "api_key.peppers",
     )
     directory.mkdir(parents=True, exist_ok=True)
     create_key_pair(files.operator, files.operator_public, public_mode=_PUBLIC_FILE)
     read_private_key(files.operator)  # that of an earlier run may be anything
-    create_once(files.totp, f"1:{secrets.token_hex(_KEY_BYTES)}\n".encode())
+    for file in (files.totp, files.pepper):
+        create_once(file, f"1:{secrets.token_hex(_KEY_BYTES)}\n".encode())
     return files

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 
 from merchant_rpc.people_key import read_keys
+from merchant_rpc.peppers import read_peppers
 from mesh.key_files import read_private_key, read_public_keys
 from mesh.settings import MeshSettings
 from paymesh_cli import paymesh
@@ -40,21 +41,23 @@ def test_the_keys_of_merchant_rpc_are_made_once_and_are_usable(tmp_path: Path) -
     printed = dict(line.split("=", 1) for line in first.output.split())
     operator = Path(printed["MERCHANT_RPC_OPERATOR_KEY_FILE"])
     totp = Path(printed["MERCHANT_RPC_TOTP_KEY_FILE"])
+    pepper = Path(printed["MERCHANT_RPC_PEPPER_FILE"])
     public = read_public_keys(tmp_path)["operators"]
     assert read_private_key(operator).public_key() == public
-    assert list(read_keys(totp)) == ["1"]
-    assert {stat.S_IMODE(file.stat().st_mode) for file in (operator, totp)} == {0o600}
-    before = [file.read_bytes() for file in (operator, totp, tmp_path / "operators.pub.pem")]
+    assert list(read_keys(totp)) == list(read_peppers(pepper)) == ["1"]
+    assert totp.read_bytes() != pepper.read_bytes()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (operator, totp, pepper)} == {0o600}
+    files = (operator, totp, pepper, tmp_path / "operators.pub.pem")
+    before = [file.read_bytes() for file in files]
     assert run("--out", str(tmp_path), "--service", "merchant_rpc").exit_code == 0
-    assert before == [
-        file.read_bytes() for file in (operator, totp, tmp_path / "operators.pub.pem")
-    ]
+    assert before == [file.read_bytes() for file in files]
 
 
 def test_other_services_get_no_keys_of_people(tmp_path: Path) -> None:
     run("--out", str(tmp_path), "--service", "gateway")
     assert not list(tmp_path.glob("operators*"))
     assert not list(tmp_path.glob("totp*"))
+    assert not list(tmp_path.glob("*.peppers"))
 
 
 def test_the_authority_stays_and_certificates_are_fresh(tmp_path: Path) -> None:
