@@ -68,6 +68,9 @@ class _Nobody:
     async def create_refund(self, **_: Any) -> str:
         raise NotImplementedError
 
+    async def erase_customer(self, **_: Any) -> None:
+        raise NotImplementedError
+
     async def create_payment(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -197,6 +197,40 @@ async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
     idempotency record keeps its answer.
     """
     await tx.execute(_FINISH, {"resource": resource_id, "first_answer": answer})
+
+
+async def rewrite_answers(
+    tx: AsyncConnection,
+    *,
+    merchant_id: str,
+    method: str,
+    resource_id: str,
+    change: Callable[[str], str],
+) -> None:
+    """Changes the first answers that are kept for a row, because they say of a person what was
+    erased.
+    """
+    known = (
+        await tx.execute(
+            select(RECEIPT).where(
+                RECEIPT.c.resource_id == resource_id,
+                RECEIPT.c.merchant_id == merchant_id,
+                RECEIPT.c.method == method,
+                RECEIPT.c.answer.is_not(None),
+            )
+        )
+    ).all()
+    for row in known:
+        await tx.execute(
+            update(RECEIPT)
+            .where(
+                RECEIPT.c.merchant_id == merchant_id,
+                RECEIPT.c.caller == row.caller,
+                RECEIPT.c.method == method,
+                RECEIPT.c.idempotency_key == row.idempotency_key,
+            )
+            .values(answer=change(row.answer))
+        )
 
 
 async def purge(tx: AsyncConnection, *, now: datetime) -> int:

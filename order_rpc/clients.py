@@ -53,6 +53,16 @@ class Payments:
             retry_after_seconds=answer.retry_after_ms / 1000,
         )
 
+    async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
+        """Makes the payments of an order forget its customer.
+
+        Raises:
+            RemoteError: not answered.
+        """
+        await self._payments.EraseCustomer(
+            payment_pb2.EraseCustomerRequest(merchant_id=merchant_id, order_id=order_id)
+        )
+
     async def create_payment(
         self, order: Order, *, channel: str, return_url: str
     ) -> payment_pb2.Payment:

@@ -42,6 +42,7 @@ from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.channel_steps import ChannelSteps
 from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
+from payment_rpc.usecases.customers import Customers
 from payment_rpc.usecases.differences import Differences
 from payment_rpc.usecases.ledger_verification import LedgerVerification
 from payment_rpc.usecases.merchant_terms import EnvironmentTerms, TermsOfMerchants
@@ -210,6 +211,7 @@ class PaymentApp:
             refund_results=self.refund_results,
             channels=registry,
         )
+        self.customers = Customers(db=db)
         self.mock_callbacks = MockCallbacks(
             db=db,
             clock=clock,
@@ -242,6 +244,7 @@ class PaymentApp:
                 conflicts=self.conflicts,
                 queries=self.payment_queries,
                 checkout_tokens=self.checkout_tokens,
+                customers=self.customers,
                 clock=self._clock,
             ),
         )

@@ -32,9 +32,10 @@ from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import ERASE, Address, Order
 from order_rpc.domain.order_line import OrderLine
 from order_rpc.store import catalog, external_orders, orders, stock
-from order_rpc.usecases.first_answers import answer_of, as_answered
+from order_rpc.usecases.first_answers import CREATE_ORDER, answer_of, as_answered, without_people
 from order_rpc.usecases.journal import ORDER_RPC, Journal, NewOrder, operator
 from order_rpc.usecases.merchant_terms import TermsOfMerchants
+from order_rpc.usecases.outbox_to_payment import erase_message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ class ExternalOrders:
         key = IdempotencyKey(
             merchant_id=command.merchant_id,
             caller=caller.key,
-            method="CreateOrder",
+            method=CREATE_ORDER,
             key=command.idempotency_key,
         )
         # Before the idempotency record, as for orders of the catalogue.
@@ -254,6 +255,13 @@ class ExternalOrders:
         erased = order.erase(at=now)
         if erased is not order:
             await external_orders.erase(tx, erased)
+            await idempotency.rewrite_answers(
+                tx,
+                merchant_id=merchant_id,
+                method=CREATE_ORDER,
+                resource_id=order.order_id,
+                change=without_people,
+            )
             await self._journal.step(
                 tx,
                 order,
@@ -262,6 +270,7 @@ class ExternalOrders:
                 cause=self._journal.cause(caller),
                 at=now,
                 remark=reason,
+                messages=[erase_message(erased, ids=self._ids, at=now)],
             )
         return erased
 

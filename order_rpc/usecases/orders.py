@@ -28,7 +28,7 @@ from order_rpc.domain.order_line import NewLine, price_lines
 from order_rpc.domain.product import Product
 from order_rpc.store import catalog, order_pages, orders, stock
 from order_rpc.store.order_pages import OrderPage
-from order_rpc.usecases.first_answers import answer_of, as_answered
+from order_rpc.usecases.first_answers import CREATE_ORDER, answer_of, as_answered
 from order_rpc.usecases.journal import Journal, NewOrder, operator
 from order_rpc.usecases.merchant_terms import TermsOfMerchants
 from order_rpc.usecases.outbox_to_seckill import SeckillService
@@ -79,7 +79,7 @@ class _Request:
         return IdempotencyKey(
             merchant_id=self.command.merchant_id,
             caller=self.caller.key,
-            method="CreateOrder",
+            method=CREATE_ORDER,
             key=self.command.idempotency_key,
         )
 

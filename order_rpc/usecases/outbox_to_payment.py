@@ -1,6 +1,6 @@
-"""Messages to payment_rpc: closing the payments of an order, and refunds. They are written with the
-decision and sent from the outbox until they are answered. What an answer means is written in the
-transaction that marks the message done.
+"""Messages to payment_rpc: closing the payments of an order, refunds, customers to forget. They are
+written with the decision and sent from the outbox until they are answered. What an answer means is
+written in the transaction that marks the message done.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ PAYMENT_RPC = "payment_rpc"
 SECKILL_RPC = "seckill_rpc"
 CLOSE_PAYMENT = "ClosePayment"
 CREATE_REFUND = "CreateRefund"
+ERASE_CUSTOMER = "EraseCustomer"
 RETURN_STOCK = "ReturnStock"
 # The request delivers its message itself; the relay takes over when that did not happen.
 RELAY_DELAY = timedelta(seconds=5)
 FAST_PATH_SECONDS = 4.0
+# Longer than any call takes that may have read the customer before he was erased and writes a
+# payment afterwards.
+ERASE_DELAY = timedelta(seconds=60)
 
 log = get_logger()
 
@@ -57,6 +61,10 @@ class PaymentService(Protocol):
         """Gives money back and returns the refund's id, or RemoteError. The same request_id is the
         same refund.
         """
+        ...
+
+    async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
+        """Makes the payments of an order forget its customer, or RemoteError."""
         ...
 
     async def create_payment(self, order: Order, *, channel: str, return_url: str) -> Any:
@@ -90,6 +98,12 @@ def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
     }
     due_at = at + RELAY_DELAY
     return _message(PAYMENT_RPC, CREATE_REFUND, refund, wanted, ids=ids, at=at, due_at=due_at)
+
+
+def erase_message(order: Order, *, ids: Ids, at: datetime) -> Message:
+    """Makes the payments of an order forget its customer."""
+    due_at = at + ERASE_DELAY
+    return _message(PAYMENT_RPC, ERASE_CUSTOMER, order, {}, ids=ids, at=at, due_at=due_at)
 
 
 def return_stock_messages(order: Order, *, ids: Ids, at: datetime) -> list[Message]:
@@ -162,6 +176,11 @@ class PaymentDestination:
             StillClosing: payment_rpc is not done with it. RemoteError: not answered, or refused for
                 good.
         """
+        if message.tag == ERASE_CUSTOMER:
+            await self._payments.erase_customer(
+                merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"]
+            )
+            return None
         return await (
             self._close(message) if message.tag == CLOSE_PAYMENT else self._refund(message)
         )

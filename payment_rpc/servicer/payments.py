@@ -24,6 +24,7 @@ from payment_rpc.servicer.messages import STATES, STATES_OF_MESSAGES, payment_me
 from payment_rpc.usecases.cancel import Cancellation, CloseResult
 from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
+from payment_rpc.usecases.customers import Customers
 from payment_rpc.usecases.payments import Charge, CreatePayment, Payments
 from payment_rpc.usecases.queries import ListPayments, PaymentQueries
 
@@ -45,9 +46,11 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         conflicts: Conflicts,
         queries: PaymentQueries,
         checkout_tokens: CheckoutTokens,
+        customers: Customers,
         clock: Clock,
     ) -> None:
         self._payments = payments
+        self._customers = customers
         self._cancellation = cancellation
         self._conflicts = conflicts
         self._queries = queries
@@ -138,6 +141,13 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             payment=None if closed.payment is None else payment_message(closed.payment),
             retry_after_ms=CLOSING_RETRY_MS if closed.result is CloseResult.CLOSING else 0,
         )
+
+    async def EraseCustomer(
+        self, request: payment_pb2.EraseCustomerRequest, context: Any
+    ) -> payment_pb2.EraseCustomerResponse:
+        """Forgets the customer of an order."""
+        await self._customers.erase(merchant_id=request.merchant_id, order_id=request.order_id)
+        return payment_pb2.EraseCustomerResponse()
 
     async def CancelByIdempotencyKey(
         self, request: payment_pb2.CancelByIdempotencyKeyRequest, context: Any

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import Quarantine
@@ -105,6 +105,15 @@ async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: i
         StaleRow: it has changed since.
     """
     await _ROWS.save(tx, _values(payment), read_version=read_version)
+
+
+async def erase_customer(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> None:
+    """Removes what the payments of an order are found by of its customer. No state changes, and no
+    other statement ever writes that column of a row that is there.
+    """
+    await tx.execute(
+        update(PAYMENT).where(_of_order(merchant_id, order_id)).values(customer_digest=None)
+    )
 
 
 async def lock_payment(tx: AsyncConnection, payment_id: str) -> Payment:

@@ -8,7 +8,7 @@ from typing import Any
 from mesh.call import Caller
 from mesh.money import Money
 from order_rpc.domain.external_order import ExternalDetails, ExternalLine
-from order_rpc.domain.order import Order
+from order_rpc.domain.order import Address, Order
 from order_rpc.usecases.external_orders import CreateExternalOrder, RegisterExternalOrder
 from tests.builders.order import OrderApp, merchant
 
@@ -46,6 +46,7 @@ async def create(
     reserve_stock: bool = False,
     expires_at: datetime | None = None,
     key: str = "",
+    address: Address | None = None,
     **said: Any,
 ) -> Order:
     """CreateOrder of a merchant: one bike of 100.00 USD when nothing is said."""
@@ -59,6 +60,7 @@ async def create(
         amount=None if amount is None else money(amount),
         reserve_stock=reserve_stock,
         expires_at=expires_at,
+        address=address,
         idempotency_key=key,
         fingerprint={"order_no": order_no, "items": str(items)},
     )

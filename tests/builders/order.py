@@ -124,6 +124,7 @@ class ScriptedPayments:
     close_answer: CloseAnswer = CLOSED
     refund_refusal: RemoteError | None = None
     closes: list[tuple[str, str]] = field(default_factory=list)  # (order_id, op_id)
+    forgotten: list[tuple[str, str]] = field(default_factory=list)  # (merchant_id, order_id)
     # what it took, by request_id
     refunds: dict[str, dict[str, str]] = field(default_factory=dict)
     # Each is (order, channel, return_url).
@@ -150,6 +151,10 @@ class ScriptedPayments:
             "reason": reason,
         }
         return self.refund_id(request_id)
+
+    async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
+        self._reach()
+        self.forgotten.append((merchant_id, order_id))
 
     async def create_payment(self, order: Order, *, channel: str, return_url: str) -> Any:
         self._reach()

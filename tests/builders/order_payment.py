@@ -56,6 +56,11 @@ class PaymentsInProcess:
             result=CloseResult(closed.result.value), payment=payment, retry_after_seconds=1
         )
 
+    async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
+        self._reach()
+        await self._world.app.customers.erase(merchant_id=merchant_id, order_id=order_id)
+        self._answer()
+
     async def create_refund(
         self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str
     ) -> str:

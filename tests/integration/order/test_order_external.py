@@ -14,6 +14,7 @@ from mesh import failpoints
 from mesh.call import calling
 from mesh.errors import IdempotencyKeyReused, InvalidArgument, PermissionDenied
 from mesh.failpoints import FailpointRaised
+from mesh.idempotency import RECEIPT
 from mesh.money import Money
 from order_rpc.domain.errors import (
     OrderAlreadyPaid,
@@ -350,6 +351,45 @@ async def test_erasing_removes_what_is_said_of_people_and_no_money(app: OrderApp
         == erased
     )
     assert await find(app, customer_email="li@example.com") == []
+
+
+async def test_the_first_answer_of_an_erased_order_says_nothing_of_people(app: OrderApp) -> None:
+    order = await create(app, key="K1", address=HOME)
+    await create(app, order_no="A-2", key="K2", address=HOME)
+    assert (await create(app, key="K1", address=HOME)).address == HOME
+    await app.real.external_orders.erase_personal_data(
+        merchant_id="mall", order_id="A-1", reason="asked by letter", caller=merchant()
+    )
+    again = await create(app, key="K1", address=HOME)
+    assert (again.order_id, again.state, again.version, again.address) == (
+        order.order_id,
+        order.state,
+        order.version,
+        None,
+    )
+    answers = {row["resource_id"]: json.loads(row["answer"]) for row in await app.rows(RECEIPT)}
+    assert answers.pop(order.order_id)["address"] is None
+    [other] = answers.values()
+    assert other["address"] is not None
+
+
+async def test_payments_of_an_erased_order_forget_its_customer_a_minute_later(
+    app: OrderApp,
+) -> None:
+    order = await create(app)
+    erase = app.real.external_orders.erase_personal_data
+    for _ in range(2):
+        await erase(merchant_id="mall", order_id="A-1", reason="a letter", caller=merchant())
+    app.clock.advance(59)
+    await app.real.payment_relay.run_once()
+    assert app.payment_rpc.forgotten == []
+    app.clock.advance(1)
+    app.payment_rpc.away = True
+    await app.real.payment_relay.run_once()
+    app.payment_rpc.away = False
+    app.clock.advance(600)
+    await app.real.payment_relay.run_once()
+    assert app.payment_rpc.forgotten == [("mall", order.order_id)]
 
 
 async def test_only_an_external_order_of_the_callers_can_be_erased(app: OrderApp) -> None:

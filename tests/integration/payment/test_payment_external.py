@@ -287,6 +287,20 @@ async def five(world: PaymentWorld) -> PaymentWorld:
     return world
 
 
+async def test_payments_of_an_erased_order_are_no_longer_found_by_its_customer(
+    five: PaymentWorld,
+) -> None:
+    [paid] = [row for row in await five.rows(PAYMENT) if row["order_no"] == "A-2"]
+    for _ in range(2):
+        await five.app.customers.erase(merchant_id="mall", order_id=paid["order_id"])
+    of_li = await find(five, customer_email="li@example.com")
+    assert [number for number, _ in of_li] == ["A-4", "A-3", "A-1", "A-0"]
+    assert [number for number, _ in await find(five, order="A-2")] == ["A-2"]
+    [now] = [row for row in await five.rows(PAYMENT) if row["order_no"] == "A-2"]
+    assert {**now, "customer_digest": None} == {**paid, "customer_digest": None}
+    assert (now["customer_digest"], paid["customer_digest"] is None) == (None, False)
+
+
 async def test_payments_are_found_by_number_customer_state_and_period(five: PaymentWorld) -> None:
     now = five.clock.now()
     numbers = [number for number, _ in await find(five)]

@@ -158,6 +158,7 @@ class Request:
             conflicts=app.conflicts,
             queries=app.payment_queries,
             checkout_tokens=app.checkout_tokens,
+            customers=app.customers,
             clock=world.clock,
         )
         with calling(caller=caller, timeout_seconds=5):

@@ -5,6 +5,7 @@ once; code that is older than the schema.
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,26 @@ def test_orders_from_before_refunds_say_what_was_captured_and_their_stock_has_a_
         7,
     ]
     assert after["order_item"][0]["stock_source"] == "CATALOG"
+
+
+def test_payments_of_customers_who_were_erased_before_are_told_to_forget_them(
+    database_url_factory: Factory,
+) -> None:
+    url = database_url_factory()
+    to_revision("order_rpc", url, "0007")
+    run(url, fill)
+    run(url, lambda connection: connection.execute(text("DELETE FROM outbox")))
+    erased = "UPDATE external_order SET customer_digest = NULL, erased_at = 1000"
+    run(url, lambda connection: connection.execute(text(erased)))
+    migrations.upgrade("order_rpc", url)
+    [message] = run(url, dump)["outbox"]
+    assert [message[name] for name in ("destination", "tag", "aggregate_id", "state")] == [
+        "payment_rpc",
+        "EraseCustomer",
+        "ORD1",
+        "NEW",
+    ]
+    assert json.loads(message["payload"]) == {"merchant_id": "mall", "order_id": "ORD1"}
 
 
 @pytest.mark.parametrize("service", ["payment_rpc", "order_rpc"])

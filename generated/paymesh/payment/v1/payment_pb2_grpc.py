@@ -55,6 +55,11 @@ class PaymentServiceStub:
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.SerializeToString,
                 response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentResponse.FromString,
                 _registered_method=True)
+        self.EraseCustomer = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/EraseCustomer',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.EraseCustomerRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.EraseCustomerResponse.FromString,
+                _registered_method=True)
         self.CancelByIdempotencyKey = channel.unary_unary(
                 '/paymesh.payment.v1.PaymentService/CancelByIdempotencyKey',
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyRequest.SerializeToString,
@@ -112,6 +117,13 @@ class PaymentServiceServicer:
 
     def ClosePayment(self, request, context):
         """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseCustomer(self, request, context):
+        """Forgets by which address of a customer the payments of an order are found, because the merchant erased it. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,6 +187,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ClosePayment,
                     request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.FromString,
                     response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentResponse.SerializeToString,
+            ),
+            'EraseCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseCustomer,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.EraseCustomerRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.EraseCustomerResponse.SerializeToString,
             ),
             'CancelByIdempotencyKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelByIdempotencyKey,
@@ -311,6 +328,33 @@ class PaymentService:
             '/paymesh.payment.v1.PaymentService/ClosePayment',
             paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.SerializeToString,
             paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/EraseCustomer',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.EraseCustomerRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.EraseCustomerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,8 @@ class PaymentServiceStub:
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
     ClosePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]
     """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+    EraseCustomer: _grpc.UnaryUnaryMultiCallable[_payment_pb2.EraseCustomerRequest, _payment_pb2.EraseCustomerResponse]
+    """Forgets by which address of a customer the payments of an order are found, because the merchant erased it. Idempotent."""
     CancelByIdempotencyKey: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelByIdempotencyKeyRequest, _payment_pb2.CancelByIdempotencyKeyResponse]
     """Takes back a call whose answer was lost. An unknown key leaves a tombstone: the call is refused when it arrives after all. A call that began is
     closed when it can be, and its payment is answered as it is.
@@ -77,6 +79,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
     ClosePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]  # type: ignore[assignment]
     """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+    EraseCustomer: _aio.UnaryUnaryMultiCallable[_payment_pb2.EraseCustomerRequest, _payment_pb2.EraseCustomerResponse]  # type: ignore[assignment]
+    """Forgets by which address of a customer the payments of an order are found, because the merchant erased it. Idempotent."""
     CancelByIdempotencyKey: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelByIdempotencyKeyRequest, _payment_pb2.CancelByIdempotencyKeyResponse]  # type: ignore[assignment]
     """Takes back a call whose answer was lost. An unknown key leaves a tombstone: the call is refused when it arrives after all. A call that began is
     closed when it can be, and its payment is answered as it is.
@@ -129,6 +133,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ClosePaymentResponse, _abc.Awaitable[_payment_pb2.ClosePaymentResponse]]:
         """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def EraseCustomer(
+        self,
+        request: _payment_pb2.EraseCustomerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.EraseCustomerResponse, _abc.Awaitable[_payment_pb2.EraseCustomerResponse]]:
+        """Forgets by which address of a customer the payments of an order are found, because the merchant erased it. Idempotent."""
 
     @_abc_1.abstractmethod
     def CancelByIdempotencyKey(
