@@ -61,9 +61,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRefund:
-    """A CreateRefund request. No `amount` means everything that is left; `request_id` and
-    `key` may be "".
-    """
+    """A CreateRefund request. No `amount`: everything that is left. An id may be ""."""
 
     payment_id: str
     amount: RequestedAmount
@@ -397,6 +395,5 @@ def _answer_of(refund: Refund) -> Refund:
 
 
 def _wanted(amount: RequestedAmount, payment: Payment) -> Money | None:
-    currency = payment.amount.currency
-    spelled = amount.spelled_in(currency)
-    return spelled.in_currency(currency) if spelled.text else None
+    spelled = amount.spelled_in(payment.amount.currency)
+    return spelled.in_currency(payment.amount.currency) if spelled.text else None
