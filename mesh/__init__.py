@@ -78,7 +78,8 @@ Calling
     transport       TLS and options of channels and ports
     discovery       where replicas are: static, Consul
     last_good       the last good answers of a neighbour
-    standing, merchant_directory  whether merchants may sell, and what they have set
+    merchant_status  whether a merchant may sell
+    merchant_directory  what merchant_rpc says of merchants
 
 Running
     process         the life of a process

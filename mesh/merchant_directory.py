@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 from paymesh.merchant.v1 import merchant_pb2, merchant_pb2_grpc
 
 from mesh.last_good import LastGood
-from mesh.standing import Standing
+from mesh.merchant_status import MerchantStatus
 
 FRESH_SECONDS: Final = 5.0
 MERCHANTS_MAX: Final = 10_000  # that a process remembers
@@ -59,14 +59,14 @@ class MerchantDirectory(Generic[Terms]):
         return self._terms_of(answer, defaults) if answer.is_known else defaults
 
 
-def standing_of(answer: merchant_pb2.GetMerchantSettingsResponse) -> Standing:
+def merchant_status_of(answer: merchant_pb2.GetMerchantSettingsResponse) -> MerchantStatus:
     """Whether a merchant may sell. In a state that this version does not know it may not."""
     match answer.state:
         case merchant_pb2.MERCHANT_STATE_LIVE:
-            return Standing.OPEN
+            return MerchantStatus.OPEN
         case merchant_pb2.MERCHANT_STATE_TEST_ONLY if answer.is_test:
-            return Standing.OPEN
+            return MerchantStatus.OPEN
         case merchant_pb2.MERCHANT_STATE_SUSPENDED | merchant_pb2.MERCHANT_STATE_CLOSED:
-            return Standing.SUSPENDED
+            return MerchantStatus.SUSPENDED
         case _:
-            return Standing.NOT_LIVE
+            return MerchantStatus.NOT_LIVE

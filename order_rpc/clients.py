@@ -13,7 +13,7 @@ from paymesh.merchant.v1 import merchant_pb2
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc, refund_pb2, refund_pb2_grpc
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
-from mesh.merchant_directory import standing_of
+from mesh.merchant_directory import merchant_status_of
 from mesh.money import Money
 from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import Order, TicketOrder
@@ -129,7 +129,7 @@ def terms_of(
             shipping=_rules(said.shipping, "shipping") or policy.shipping,
             discount=_rules(said.discount, "discount") or policy.discount,
         ),
-        standing=standing_of(answer),
+        status=merchant_status_of(answer),
     )
 
 

@@ -11,7 +11,7 @@ from paymesh.order.v1 import order_pb2, order_pb2_grpc
 from mesh.call import without_effects
 from mesh.customers import email_digest
 from mesh.errors import InvalidArgument, RemoteError
-from mesh.merchant_directory import standing_of
+from mesh.merchant_directory import merchant_status_of
 from mesh.money import Money
 from mesh.times import timestamp
 from payment_rpc.domain.errors import OrderCreating, OrderExistsDifferent, OrderNotFound
@@ -136,7 +136,7 @@ def terms_of(
         return_urls=tuple(answer.settings.return_urls) or defaults.return_urls,
         channels=frozenset(answer.settings.channels),
         is_test=answer.is_test,
-        standing=standing_of(answer),
+        status=merchant_status_of(answer),
     )
 
 

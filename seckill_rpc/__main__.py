@@ -28,7 +28,7 @@ from mesh.purge import purge_worker
 from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, Runs, serve
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
-from seckill_rpc.clients import Allocations, standings
+from seckill_rpc.clients import Allocations, statuses
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.connection import RedisCheck, UnsafeRedis, open_admission_redis, require_safe
 from seckill_rpc.settings import SeckillSettings
@@ -90,7 +90,7 @@ async def run(settings: SeckillSettings) -> None:
         page_tokens=PageTokens.from_settings(settings),
         tickets=tickets,
         allocations=Allocations(order_channel),
-        standings=None if merchant_channel is None else standings(merchant_channel),
+        statuses=None if merchant_channel is None else statuses(merchant_channel),
         settings=settings,
         events=events,
     )

@@ -44,6 +44,7 @@ from seckill_rpc.usecases.consumer.queue_reader import ConsumerSettings
 from seckill_rpc.usecases.draw import Draws
 from seckill_rpc.usecases.events import TOPIC
 from seckill_rpc.usecases.hot_set import HotSet
+from seckill_rpc.usecases.merchant_statuses import AllOpen, MerchantStatuses
 from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination
 from seckill_rpc.usecases.outbox_to_redis import RedisDestination
 from seckill_rpc.usecases.rebuild import Rebuilder
@@ -51,7 +52,6 @@ from seckill_rpc.usecases.reconciler import Reconciler
 from seckill_rpc.usecases.result_listener import ResultListener
 from seckill_rpc.usecases.results import Results
 from seckill_rpc.usecases.returns import Returns
-from seckill_rpc.usecases.standings import AllOpen, Standings
 from seckill_rpc.workers import (
     consumer_workers,
     idempotency_purge_worker,
@@ -79,16 +79,16 @@ class SeckillApp:
         tickets: Tickets,
         allocations: Allocations,
         settings: SeckillSettings,
-        standings: Standings | None = None,
+        statuses: MerchantStatuses | None = None,
         events: Redis | None = None,
     ) -> None:
         """`redis`: of `open_admission_redis`. `events`: the Redis of event streams; None: the same.
-        `standings`: which merchants may sell; None: all of them.
+        `statuses`: which merchants may sell; None: all of them.
         `monotonic` and `jitter` (draws from 0 to 1) time waits and spread them."""
         self._db, self._redis, self._clock, self._ids = db, redis, clock, ids
         self._monotonic, self._jitter = monotonic, jitter
         self._settings = settings
-        self._standings = standings or AllOpen()
+        self._statuses = statuses or AllOpen()
         self.scripts = Scripts(redis)
         self.queue = AdmissionQueue(redis, self.scripts)
         self.loader = ActivityLoader(self.scripts)
@@ -244,7 +244,7 @@ class SeckillApp:
             ),
             monotonic=self._monotonic,
             jitter=self._jitter,
-            standings=self._standings,
+            statuses=self._statuses,
             on_trouble=self._on_trouble,
         )
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from paymesh.order.v1 import allocation_pb2, allocation_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
-from mesh.merchant_directory import MerchantDirectory, standing_of
-from mesh.standing import Standing
+from mesh.merchant_directory import MerchantDirectory, merchant_status_of
+from mesh.merchant_status import MerchantStatus
 from seckill_rpc.domain.activity import Activity
 
 
@@ -103,10 +103,10 @@ class Allocations:
         return decided
 
 
-def standings(channel: Any) -> MerchantDirectory[Standing]:
+def statuses(channel: Any) -> MerchantDirectory[MerchantStatus]:
     """Whether merchants may sell, by merchant_rpc. One that it does not know may."""
     return MerchantDirectory(
         channel,
-        terms_of=lambda answer, _default: standing_of(answer),
-        defaults=lambda _merchant_id: Standing.OPEN,
+        terms_of=lambda answer, _default: merchant_status_of(answer),
+        defaults=lambda _merchant_id: MerchantStatus.OPEN,
     )

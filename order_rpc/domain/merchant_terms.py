@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from mesh.standing import Standing
+from mesh.merchant_status import MerchantStatus
 from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mesh.standing import Standing
+from mesh.merchant_status import MerchantStatus
 from payment_rpc.domain.errors import (
     ChannelNotSupported,
     MerchantNotLive,

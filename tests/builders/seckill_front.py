@@ -11,8 +11,8 @@ from typing import Any
 
 from mesh.clock import Seconds
 from mesh.errors import MeshError
+from mesh.merchant_status import MerchantStatus
 from mesh.rate_limit import RateLimiter
-from mesh.standing import Standing
 from seckill_rpc.domain.result import Result
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.wakeups import Waiters, Wakeups
@@ -54,7 +54,7 @@ class Front:
     ) -> None:
         self.world = world
         self.monotonic = HandClock()
-        self.standing: Standing | MeshError = Standing.OPEN  # of every merchant
+        self.status: MerchantStatus | MeshError = MerchantStatus.OPEN  # of every merchant
         self.tickets = Tickets(SECRET)
         self.registry = ActivityRegistry(db=world.db, monotonic=self.monotonic)
         cache = ResultCache(monotonic=self.monotonic)
@@ -88,7 +88,7 @@ class Front:
             ),
             monotonic=self.monotonic,
             jitter=lambda: 0.0,
-            standings=self,
+            statuses=self,
         )
         self.listener = ResultListener(
             db=world.db,
@@ -103,12 +103,12 @@ class Front:
             world.redis, on_message=self._hear, on_disconnect=self.listener.on_disconnect
         )
 
-    async def of(self, merchant_id: str) -> Standing:
+    async def of(self, merchant_id: str) -> MerchantStatus:
         """What merchant_rpc says of a merchant."""
         del merchant_id
-        if isinstance(self.standing, MeshError):
-            raise self.standing
-        return self.standing
+        if isinstance(self.status, MeshError):
+            raise self.status
+        return self.status
 
     async def catch_up(self) -> None:
         """Learns which activities run, and who takes part in them."""

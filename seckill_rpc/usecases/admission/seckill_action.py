@@ -13,9 +13,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
+from mesh.merchant_status import MerchantStatus
 from mesh.metrics import EnumCounter
 from mesh.rate_limit import RateLimiter
-from mesh.standing import Standing
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import (
     MerchantNotLive,
@@ -33,8 +33,8 @@ from seckill_rpc.usecases.admission.gate import AdmissionGate, AdmitResult, Jitt
 from seckill_rpc.usecases.admission.registry import ActivityRegistry
 from seckill_rpc.usecases.admission.response_batcher import ResponseBatcher
 from seckill_rpc.usecases.admission.result_cache import ResultCache
+from seckill_rpc.usecases.merchant_statuses import MerchantStatuses
 from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
-from seckill_rpc.usecases.standings import Standings
 
 BUSY_SECONDS = 1.0
 NOT_READY_SECONDS = 0.3  # a rebuild takes about this long
@@ -84,11 +84,11 @@ class Admission:
         settings: AdmissionSettings,
         monotonic: Monotonic,
         jitter: Jitter,
-        standings: Standings,
+        statuses: MerchantStatuses,
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_trouble` gets the activity when Redis refuses clicks that it should admit."""
-        self._standings = standings
+        self._statuses = statuses
         self._on_trouble = on_trouble
         self._registry = registry
         self._scripts = scripts
@@ -122,9 +122,9 @@ class Admission:
             activity = await self._registry.current(click.merchant_id, click.sku_id)
         if activity.state is ActivityState.CLOSED:
             return await self._after_the_end(activity, click)
-        standing = await self._standings.of(click.merchant_id)
-        if standing is not Standing.OPEN:
-            return await self._while_closed(activity, click, standing)
+        status = await self._statuses.of(click.merchant_id)
+        if status is not MerchantStatus.OPEN:
+            return await self._while_closed(activity, click, status)
         gate = self._gate(activity)
         refusal = gate.refusal(click.user_id)
         if refusal is not None:
@@ -228,7 +228,7 @@ class Admission:
         return _refused(activity, click.request_id, AdmitReply(code=AdmitCode.ENDED, detail=""))
 
     async def _while_closed(
-        self, activity: Activity, click: SeckillAction, standing: Standing
+        self, activity: Activity, click: SeckillAction, status: MerchantStatus
     ) -> Result:
         """The merchant takes no new orders: nobody is let in, and an earlier click finds its order.
 
@@ -238,7 +238,7 @@ class Admission:
         order = await self._order_of(activity, click)
         if order is not None:
             return order
-        raise MerchantSuspended if standing is Standing.SUSPENDED else MerchantNotLive
+        raise MerchantSuspended if status is MerchantStatus.SUSPENDED else MerchantNotLive
 
     async def _order_of(self, activity: Activity, click: SeckillAction) -> Result | None:
         """The order that the click with this id got earlier, from the database."""

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pytest
 
 from mesh.errors import MeshError, UpstreamUnavailable
+from mesh.merchant_status import MerchantStatus
 from mesh.money import Money
-from mesh.standing import Standing
 from order_rpc.domain.errors import MerchantNotLive, MerchantSuspended
 from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.order import OrderState
@@ -143,12 +143,12 @@ async def test_a_merchant_of_whom_nothing_is_known_gets_no_order(
     assert await app.rows(ORDERS) == []
 
 
-@pytest.mark.parametrize(("standing", "refusal"), REFUSED)
+@pytest.mark.parametrize(("status", "refusal"), REFUSED)
 async def test_no_new_order_of_a_flash_sale_is_written_and_an_old_one_stays(
-    app: OrderApp, terms: Terms, standing: Standing, refusal: type[MeshError]
+    app: OrderApp, terms: Terms, status: MerchantStatus, refusal: type[MeshError]
 ) -> None:
     await app.seckill_order("ORDS1")
-    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, standing=standing)
+    terms.now = MerchantTerms(payment_window=PAYMENT_WINDOW, status=status)
     wanted = [
         SeckillOrder(
             order_id=order_id,

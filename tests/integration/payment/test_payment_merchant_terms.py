@@ -12,8 +12,8 @@ from paymesh.merchant.v1 import merchant_pb2
 
 from mesh.call import calling
 from mesh.errors import UpstreamUnavailable
+from mesh.merchant_status import MerchantStatus
 from mesh.money import RequestedAmount
-from mesh.standing import Standing
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.app import PaymentApp
 from payment_rpc.clients import terms_of
@@ -187,7 +187,7 @@ def test_what_a_merchant_has_set_counts_and_the_rest_is_the_default() -> None:
         return_urls=defaults.return_urls,
         channels=frozenset({"alipay"}),
         is_test=True,
-        standing=Standing.SUSPENDED,
+        status=MerchantStatus.SUSPENDED,
     )
 
 

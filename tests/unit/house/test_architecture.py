@@ -403,7 +403,7 @@ def test_the_domain_never_divides_and_knows_no_fraction() -> None:
 @pytest.mark.parametrize("service", ["payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc"])
 def test_the_domain_imports_the_standard_library_and_pure_modules_of_mesh(service: str) -> None:
     ours = re.compile(
-        rf"mesh\.(api_key_format|customers|errors|money|scopes|standing|state_machine)|{service}\.domain(\..+)?"
+        rf"mesh\.(api_key_format|customers|errors|merchant_status|money|scopes|state_machine)|{service}\.domain(\..+)?"
     )
     foreign = [
         f"{path}:{line_of(node)} {name}"

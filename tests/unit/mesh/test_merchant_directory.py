@@ -9,8 +9,8 @@ import pytest
 from paymesh.merchant.v1 import merchant_pb2
 
 from mesh.errors import UpstreamUnavailable
-from mesh.merchant_directory import MerchantDirectory, standing_of
-from mesh.standing import Standing
+from mesh.merchant_directory import MerchantDirectory, merchant_status_of
+from mesh.merchant_status import MerchantStatus
 
 M = merchant_pb2
 
@@ -76,18 +76,18 @@ async def test_what_was_never_answered_is_refused_and_not_remembered(
 
 
 @pytest.mark.parametrize(
-    ("state", "is_test", "standing"),
+    ("state", "is_test", "status"),
     [
-        (M.MERCHANT_STATE_LIVE, False, Standing.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, True, Standing.OPEN),
-        (M.MERCHANT_STATE_TEST_ONLY, False, Standing.NOT_LIVE),
-        (M.MERCHANT_STATE_PENDING_EMAIL, True, Standing.NOT_LIVE),
-        (M.MERCHANT_STATE_SUSPENDED, True, Standing.SUSPENDED),
-        (M.MERCHANT_STATE_CLOSED, False, Standing.SUSPENDED),
-        (M.MERCHANT_STATE_UNSPECIFIED, False, Standing.NOT_LIVE),
+        (M.MERCHANT_STATE_LIVE, False, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, True, MerchantStatus.OPEN),
+        (M.MERCHANT_STATE_TEST_ONLY, False, MerchantStatus.NOT_LIVE),
+        (M.MERCHANT_STATE_PENDING_EMAIL, True, MerchantStatus.NOT_LIVE),
+        (M.MERCHANT_STATE_SUSPENDED, True, MerchantStatus.SUSPENDED),
+        (M.MERCHANT_STATE_CLOSED, False, MerchantStatus.SUSPENDED),
+        (M.MERCHANT_STATE_UNSPECIFIED, False, MerchantStatus.NOT_LIVE),
     ],
 )
 def test_only_a_live_merchant_and_a_test_sibling_sell(
-    state: M.MerchantState.ValueType, is_test: bool, standing: Standing
+    state: M.MerchantState.ValueType, is_test: bool, status: MerchantStatus
 ) -> None:
-    assert standing_of(M.GetMerchantSettingsResponse(state=state, is_test=is_test)) is standing
+    assert merchant_status_of(M.GetMerchantSettingsResponse(state=state, is_test=is_test)) is status

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from paymesh.merchant.v1 import merchant_pb2
 
+from mesh.merchant_status import MerchantStatus
 from mesh.money import Money
-from mesh.standing import Standing
 from order_rpc.clients import terms_of
 from order_rpc.domain.merchant_terms import MerchantTerms
 from order_rpc.domain.policy import MerchantPolicy, PriceRule

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mesh.errors import MeshError, UpstreamUnavailable
-from mesh.standing import Standing
+from mesh.merchant_status import MerchantStatus
 from seckill_rpc.domain.errors import MerchantNotLive, MerchantSuspended
 from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.domain.result import ResultCode
@@ -23,25 +23,25 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld
 
 
 @pytest.mark.parametrize(
-    ("standing", "refusal"),
+    ("status", "refusal"),
     [
-        (Standing.SUSPENDED, MerchantSuspended),
-        (Standing.NOT_LIVE, MerchantNotLive),
+        (MerchantStatus.SUSPENDED, MerchantSuspended),
+        (MerchantStatus.NOT_LIVE, MerchantNotLive),
         (UpstreamUnavailable("merchant_rpc is away"), UpstreamUnavailable),
     ],
     ids=["suspended", "not live", "unknown"],
 )
 async def test_nobody_is_let_in(
-    world: SeckillWorld, standing: Standing | MeshError, refusal: type[Exception]
+    world: SeckillWorld, status: MerchantStatus | MeshError, refusal: type[Exception]
 ) -> None:
     async with front(world) as door:
         before = await door.script_calls()
-        door.standing = standing
+        door.status = status
         for request_id in ("a", ""):
             with pytest.raises(refusal):
                 await door.click(request_id=request_id)
         assert await door.script_calls() == before
-        door.standing = Standing.OPEN
+        door.status = MerchantStatus.OPEN
         assert (await door.click()).code is ResultCode.QUEUED
 
 
@@ -53,7 +53,7 @@ async def test_a_cached_refusal_does_not_hide_the_suspension(world: SeckillWorld
         for number in range(3):
             await door.click(f"late{number}")
             door.monotonic.now += 0.1
-        door.standing = Standing.SUSPENDED
+        door.status = MerchantStatus.SUSPENDED
         with pytest.raises(MerchantSuspended):
             await door.click("later")
 
@@ -62,7 +62,7 @@ async def test_an_earlier_click_finds_its_order(world: SeckillWorld) -> None:
     async with front(world) as door:
         queued = await door.click("u1", "a")
         await world.consume()
-        door.standing = Standing.SUSPENDED
+        door.status = MerchantStatus.SUSPENDED
         again = await door.click("u1", "a")
         assert (again.code, again.order_id) == (ResultCode.BOUGHT, queued.order_id)
         with pytest.raises(MerchantSuspended):
@@ -76,7 +76,7 @@ async def test_a_ticket_whose_order_is_refused_is_not_served(world: SeckillWorld
         queued = await door.click("u1", "a")
         await world.consume()
         await world.relay()
-        door.standing = Standing.SUSPENDED
+        door.status = MerchantStatus.SUSPENDED
         result = await door.result("u1", ticket=queued.ticket)
         assert result.status is BuyerStatus.NEITHER
         assert (await world.row()).sold == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Standing(StrEnum):
+class MerchantStatus(StrEnum):
     """What every service makes of the state of a merchant."""
 
     OPEN = "OPEN"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mesh.standing import Standing
+from mesh.merchant_status import MerchantStatus
 
 
-class Standings(Protocol):
+class MerchantStatuses(Protocol):
     """Knows whether merchants may sell."""
 
-    async def of(self, merchant_id: str) -> Standing:
+    async def of(self, merchant_id: str) -> MerchantStatus:
         """Whether a merchant may sell now.
 
         Raises:
@@ -22,7 +22,7 @@ class Standings(Protocol):
 class AllOpen:
     """Without a directory of merchants all of them sell."""
 
-    async def of(self, merchant_id: str) -> Standing:
+    async def of(self, merchant_id: str) -> MerchantStatus:
         """Whether a merchant may sell."""
         del merchant_id
-        return Standing.OPEN
+        return MerchantStatus.OPEN

@@ -7,11 +7,11 @@ from tests.mutants.runner import Edit, Mutant
 MUTANTS = [
     Mutant(
         "nobody is let into a flash sale of a suspended merchant",
-        "test_seckill_standing.py::test_nobody_is_let_in[sqlite-suspended]",
+        "test_seckill_merchant_status.py::test_nobody_is_let_in[sqlite-suspended]",
         (
             Edit(
                 "seckill_rpc/usecases/admission/seckill_action.py",
-                "if standing is not Standing.OPEN:",
+                "if status is not MerchantStatus.OPEN:",
                 "if False:",
             ),
         ),
