@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from mesh.money import Money
 from mesh.times import milliseconds
 from sandbox.providers.btcpay.objects import SATOSHI, Invoice, Payment, Payout, PullPayment
 
@@ -15,7 +16,8 @@ METHOD = "BTC-CHAIN"
 
 def written_coins(satoshi: int) -> str:
     """Coins with eight decimals."""
-    return f"{satoshi // SATOSHI}.{satoshi % SATOSHI:08d}"
+    sign, size = "-" if satoshi < 0 else "", abs(satoshi)
+    return f"{sign}{size // SATOSHI}.{size % SATOSHI:08d}"
 
 
 def seconds(moment: datetime) -> int:
@@ -59,7 +61,7 @@ def payment_method_json(invoice: Invoice, *, rate: str) -> Json:
         "rate": rate,
         "paymentMethodPaid": written_coins(paid),
         "totalPaid": written_coins(paid),
-        "due": written_coins(max(0, due - paid)),
+        "due": written_coins(due - paid if due else 0),  # negative when too much was paid
         "amount": written_coins(due),
         "paymentMethodFee": "0.0",
         "payments": [payment_json(invoice, one) for one in invoice.payments if one.is_seen],
@@ -68,12 +70,19 @@ def payment_method_json(invoice: Invoice, *, rate: str) -> Json:
     }
 
 
-def invoice_json(invoice: Invoice, *, base_url: str, store_id: str, markable: list[str]) -> Json:
-    """An invoice."""
+def invoice_json(
+    invoice: Invoice, *, paid: Money, base_url: str, store_id: str, markable: list[str]
+) -> Json:
+    """An invoice.
+
+    Args:
+        paid: what was paid, at the invoice's rate.
+    """
     return {
         "id": invoice.id,
         "storeId": store_id,
         "amount": invoice.amount.format() if invoice.amount else "0",
+        "paidAmount": paid.format(),
         "currency": invoice.currency,
         "type": "Standard" if invoice.amount else "TopUp",
         "checkoutLink": f"{base_url}/i/{invoice.id}",

@@ -20,7 +20,7 @@ from sandbox.providers.btcpay.answers import (
 )
 from sandbox.providers.btcpay.config import BTCPayConfig
 from sandbox.providers.btcpay.invoices import InvoiceDesk, markable
-from sandbox.providers.btcpay.objects import Invoice, Status
+from sandbox.providers.btcpay.objects import Invoice, Payout, PayoutState, Status
 from sandbox.providers.btcpay.refunds import RefundDesk
 from sandbox.providers.btcpay.refusals import invalid, not_found, refused
 from sandbox.providers.btcpay.wire import CreateInvoice, MarkInvoice, RefundInvoice, decode
@@ -96,8 +96,6 @@ class GreenfieldApi:
             ("GET", f"{_STORE}/invoices", self.list_invoices, Right.VIEW),
             ("GET", f"{_STORE}/payouts", self.list_payouts, Right.VIEW),
             ("GET", f"{_STORE}/pull-payments", self.list_pull_payments, Right.VIEW),
-            ("GET", f"{_API}/pull-payments/{{id}}", self.get_pull_payment, Right.NONE),
-            ("GET", f"{_API}/pull-payments/{{id}}/payouts", self.payouts_of, Right.NONE),
         ]
         for path in one:
             table += [
@@ -108,9 +106,14 @@ class GreenfieldApi:
                 ("GET", f"{path}/payment-methods", self.payment_methods, Right.VIEW),
                 ("POST", f"{path}/refund", self.refund, Right.REFUND),
             ]
+        claim = f"{_API}/pull-payments/{{id}}"  # whoever has the link may look
         return [
-            Route(path, guarded(endpoint, right), methods=[method])
-            for method, path, endpoint, right in table
+            Route(claim, self.get_pull_payment, methods=["GET"]),
+            Route(f"{claim}/payouts", self.payouts_of, methods=["GET"]),
+            *(
+                Route(path, guarded(endpoint, right), methods=[method])
+                for method, path, endpoint, right in table
+            ),
         ]
 
     async def server_info(self, _request: Request) -> Response:
@@ -204,12 +207,26 @@ class GreenfieldApi:
     async def payouts_of(self, request: Request) -> Response:
         """GET /api/v1/pull-payments/{id}/payouts."""
         found = self._refunds.find(request.path_params["id"])
-        payouts = self._refunds.payouts_of(found.id)
-        return JSONResponse([self._payout(one.id) for one in payouts])
+        return self._payouts(request, self._refunds.payouts_of(found.id))
 
-    async def list_payouts(self, _request: Request) -> Response:
+    async def list_payouts(self, request: Request) -> Response:
         """GET /api/v1/stores/{s}/payouts."""
-        return JSONResponse([self._payout(one) for one in self._refunds.payouts])
+        return self._payouts(request, list(self._refunds.payouts.values()))
+
+    def _payouts(self, request: Request, found: list[Payout]) -> Response:
+        """Payouts; cancelled ones only for those who ask for them."""
+        whole = request.query_params.get("includeCancelled", "false").lower() == "true"
+        return JSONResponse(
+            [
+                payout_json(
+                    one,
+                    self._refunds.find(one.pull_payment_id),
+                    satoshi_per_minor=self._desk.satoshi_per_minor,
+                )
+                for one in found
+                if whole or one.state is not PayoutState.CANCELLED
+            ]
+        )
 
     def _invoice(self, invoice: Invoice) -> Response:
         return JSONResponse(self._shown(invoice))
@@ -217,6 +234,7 @@ class GreenfieldApi:
     def _shown(self, invoice: Invoice) -> Json:
         return invoice_json(
             invoice,
+            paid=self._desk.worth(invoice.paid_satoshi, invoice.currency),
             base_url=self._base_url,
             store_id=self._config.store_id,
             markable=[str(status) for status in markable(invoice)],
@@ -226,14 +244,6 @@ class GreenfieldApi:
         return pull_payment_json(
             self._refunds.find(pull_payment_id),
             base_url=self._base_url,
-            satoshi_per_minor=self._desk.satoshi_per_minor,
-        )
-
-    def _payout(self, payout_id: str) -> Json:
-        payout = self._refunds.payouts[payout_id]
-        return payout_json(
-            payout,
-            self._refunds.find(payout.pull_payment_id),
             satoshi_per_minor=self._desk.satoshi_per_minor,
         )
 

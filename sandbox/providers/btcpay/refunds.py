@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from mesh.clock import Clock
@@ -17,6 +18,7 @@ from sandbox.providers.ledger import MoneyKind, MoneyLog
 from sandbox.providers.simulation import Agenda
 
 _ENDED = frozenset({PayoutState.COMPLETED, PayoutState.CANCELLED})
+_PER_CENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII)
 _IN_COINS = frozenset({"RateThen", "CurrentRate", "OverpaidAmount"})
 
 
@@ -124,14 +126,15 @@ class RefundDesk:
                 whole = self.desk.worth(surplus, invoice.currency)
             case _:
                 whole = invoice.amount if invoice.amount and invoice.amount < paid else paid
-        kept = whole.minor * _per_cent(body.subtract_percentage) // 100
+        kept = whole.minor * _hundredths_of_a_per_cent(body.subtract_percentage) // 10_000
         if kept == whole.minor:
             raise invalid("subtractPercentage", "Nothing is left to refund")
         return Money(whole.minor - kept, whole.currency)
 
 
-def _per_cent(sent: int | str) -> int:
-    text = str(sent)
-    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 100):
+def _hundredths_of_a_per_cent(sent: int | str) -> int:
+    match = _PER_CENT.fullmatch(str(sent))
+    hundredths = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else -1
+    if not 0 <= hundredths <= 10_000:
         raise invalid("subtractPercentage", "Percentage must be a number between 0 and 100")
-    return int(text)
+    return hundredths

@@ -63,7 +63,7 @@ class RefundDesk:
             reason=course.reason,
             amount=amount,
             total=Money(self._books.refunded_minor(capture_id) + amount.minor, amount.currency),
-            custom_id=body.custom_id or capture.custom_id,
+            custom_id=body.custom_id or "",
             invoice_id=body.invoice_id or "",
             note=body.note_to_payer,
             created_at=now,

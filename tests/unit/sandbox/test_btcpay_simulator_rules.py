@@ -207,6 +207,10 @@ async def test_the_payments_of_an_invoice_are_listed(shop: BTCPayShop) -> None:
     [after] = (await shop.client.get(path)).json()
     assert (after["totalPaid"], after["due"]) == ("0.00010000", "0.00010000")
     assert [one["status"] for one in after["payments"]] == ["Processing"]
+    assert (await shop.invoice(made["id"]))["paidAmount"] == "5.00"
+    await shop.deed(made["id"], "pay_full")
+    [over] = (await shop.client.get(path)).json()
+    assert over["due"] == "-0.00010000"
 
 
 # --- what the shop asks for -------------------------------------------------------------------------
@@ -359,8 +363,11 @@ async def test_a_payout_becomes_what_its_amount_asks_for(
     claim = (await shop.refund(invoice_id, refundVariant="Custom", **custom)).json()
     await shop.deed(claim["id"], "claim")
     await shop.advance(10 * MINUTE)
-    [payout] = (await shop.client.get(f"/api/v1/pull-payments/{claim['id']}/payouts")).json()
+    path = f"/api/v1/pull-payments/{claim['id']}/payouts"
+    [payout] = (await shop.client.get(path, params={"includeCancelled": "true"})).json()
     assert payout["state"] == state
+    shown = (await shop.client.get(path)).json()
+    assert len(shown) == (0 if state == "Cancelled" else 1)
     assert shop.moved() == [("capture", "99.99")]
 
 
@@ -395,6 +402,16 @@ async def test_a_percentage_is_kept(shop: BTCPayShop) -> None:
     invoice_id = await shop.paid("100.00")
     claim = (await shop.refund(invoice_id, refundVariant="Fiat", subtractPercentage=5)).json()
     assert claim["amount"] == "95.00"
+    claim = (await shop.refund(invoice_id, refundVariant="Fiat", subtractPercentage="2.1")).json()
+    assert claim["amount"] == "97.90"
+
+
+async def test_a_claim_is_looked_at_without_a_key(shop: BTCPayShop) -> None:
+    claim = (await shop.refund(await shop.paid(), refundVariant="Fiat")).json()
+    path = f"/api/v1/pull-payments/{claim['id']}"
+    for address in (path, f"{path}/payouts"):
+        answer = await shop.client.get(address, headers={"authorization": ""})
+        assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(

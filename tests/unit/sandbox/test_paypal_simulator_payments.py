@@ -176,6 +176,14 @@ async def test_a_refund_is_refused_as_its_amount_asks_for(
     assert shop.moved() == [("capture", "99.99")]
 
 
+async def test_a_refund_has_the_id_that_came_with_it_and_no_other(shop: PayPalShop) -> None:
+    path = f"{CAPTURES}/{(await shop.captured())['id']}/refund"
+    amount = {"amount": {"currency_code": "USD", "value": "10.00"}}
+    assert (await shop.post(path, amount | {"custom_id": "RF1"})).json()["custom_id"] == "RF1"
+    assert "custom_id" not in (await shop.post(path, amount)).json()
+    assert [one.own_id for one in shop.simulation.money.movements] == ["ATT0001", "RF1", ""]
+
+
 async def test_a_pending_refund_uses_up_its_capture(shop: PayPalShop) -> None:
     capture_id = (await shop.captured(order_body("10.61")))["id"]
     assert (await shop.refund(capture_id)).json()["status"] == "PENDING"
