@@ -53,7 +53,13 @@ from tests.support.echo import plain_channel
 
 # What has effects in payment_rpc and moves no money: news of channels, statements, a signature for
 # tests.
-NO_MONEY = {"HandleCallback", "MockCallback", "GenerateSignature", "ImportStatement"}
+NO_MONEY = {
+    "EraseCustomer",
+    "GenerateSignature",
+    "HandleCallback",
+    "ImportStatement",
+    "MockCallback",
+}
 OWN = [
     error
     for error in vars(payment_rpc.domain.errors).values()
