@@ -48,6 +48,8 @@ class Binder:
             for binding in method.policy.http.headers
         ]
         self.header_names = tuple(name for name, _, _ in self._headers)
+        self._all_headers = method.policy.http.all_headers
+        self.wants_all_headers = bool(self._all_headers)
         self._taken: dict[str, str] = {
             ".".join(path): "is part of the path" for path in rule.template.variables
         }
@@ -55,6 +57,8 @@ class Binder:
             binding.field: f"is taken from the header {binding.header}"
             for binding in method.policy.http.headers
         }
+        if method.policy.http.all_headers:
+            self._taken[method.policy.http.all_headers] = "is filled from the headers"
         self._query = (
             {}
             if rule.body == "*"
@@ -73,6 +77,7 @@ class Binder:
         headers: Mapping[bytes, bytes],
         body: bytes,
         content_type: bytes,
+        all_headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """The serialized request message.
 
@@ -82,6 +87,7 @@ class Binder:
             headers: those of `header_names` that the request has, each once.
             body: of the request; empty when the rule has none.
             content_type: of the body; used for raw bodies only.
+            all_headers: those for the map that takes every header, when there is one.
 
         Raises:
             MalformedBody, InvalidArgument: naming the field.
@@ -98,6 +104,8 @@ class Binder:
                     _value(path, read, text, encoded=False),
                     f"the header {header.decode()}",
                 )
+        if self._all_headers:
+            arguments[self._all_headers] = dict(all_headers or {})
         if query:
             self._bind_query(arguments, query)
         try:

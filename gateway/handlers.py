@@ -158,6 +158,7 @@ class RouteHandler:
             values=values,
             query=request.query,
             headers=request.singles(binder.header_names),
+            all_headers=request.all_headers() if binder.wants_all_headers else {},
             body=body,
             content_type=content_type,
         )

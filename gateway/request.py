@@ -23,6 +23,9 @@ Send = Callable[[Message], Awaitable[None]]
 # Key of an ASGI scope: a server that has it takes a whole answer (status, headers, body) at once.
 WHOLE_ANSWER: Final = "paymesh.whole_answer"
 
+_HEADER_NAME: Final = re.compile(r"[!-~]{1,100}")
+_HEADER: Final = re.compile(r"[ -~]{0,2000}")
+_CREDENTIALS: Final = frozenset({"authorization", "cookie", "x-api-key"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 # Parameters other than charset say nothing about JSON (RFC 8259, 11) and are not looked at.
 _JSON: Final = re.compile(
@@ -112,6 +115,17 @@ class Request:
             value = self.single(name)
             if value is not None:
                 found[name] = value
+        return found
+
+    def all_headers(self) -> dict[str, str]:
+        """Every header of printable ASCII without the credentials that are ours; repeated ones
+        joined by ", ".
+        """
+        found: dict[str, str] = {}
+        for name, value in self._scope["headers"]:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            if key not in _CREDENTIALS and _HEADER_NAME.fullmatch(key) and _HEADER.fullmatch(text):
+                found[key] = f"{found[key]}, {text}" if key in found else text
         return found
 
     def once(self, name: bytes) -> bytes | None:

@@ -61,6 +61,7 @@ class ResponseBuilder:
             _status_reader(method.output_type, choice)
             for choice in method.policy.http.status_by_enum
         ]
+        self._status_field = method.policy.http.status_field
         self._data = _data_reader(method.output_type, rule.response_body, encoders)
         self._raw = _raw_reader(method.output_type, rule.response_body)
 
@@ -77,6 +78,8 @@ class ResponseBuilder:
             if holds(message):
                 status = chosen
                 break
+        if self._status_field:
+            status = getattr(message, self._status_field) or status
         if self._raw is not None:
             body = self._raw(message)
             return Response(

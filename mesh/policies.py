@@ -113,6 +113,8 @@ class HttpPolicy:
     status_by_enum: tuple[StatusByEnum, ...]
     headers: tuple[HeaderBinding, ...]
     max_body_bytes: int  # 0: the gateway's default
+    all_headers: str = ""  # the map of the request that every header fills; "" for none
+    status_field: str = ""  # the number of the response that is its HTTP status; "" for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +327,28 @@ def _http(method: MethodDescriptor, declared: options_pb2.Policy) -> HttpPolicy:
             for binding in http.headers
         ),
         max_body_bytes=http.max_body_bytes,
+        all_headers=_all_headers(method, http.all_headers),
+        status_field=_status_field(method, http.status_field),
     )
+
+
+def _all_headers(method: MethodDescriptor, name: str) -> str:
+    if name:
+        field = method.input_type.fields_by_name.get(name)
+        entry = None if field is None or not field.is_repeated else field.message_type
+        if entry is None or not entry.GetOptions().map_entry:
+            raise PolicyInvalid(f"{method.full_name}: all_headers: {name} is no map of the request")
+    return name
+
+
+def _status_field(method: MethodDescriptor, name: str) -> str:
+    if name:
+        field = method.output_type.fields_by_name.get(name)
+        if field is None or field.is_repeated or field.type != FieldDescriptor.TYPE_UINT32:
+            raise PolicyInvalid(
+                f"{method.full_name}: status_field: {name} is no uint32 of the response"
+            )
+    return name
 
 
 def _max_request_bytes(method: MethodDescriptor, declared: options_pb2.Policy) -> int:

@@ -36,7 +36,9 @@ from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.servicer.reconciliation import ReconciliationServicer
 from payment_rpc.servicer.refunds import RefundServicer
 from payment_rpc.servicer.wallets import WalletServicer
-from payment_rpc.usecases.callbacks import CallbackLog, Callbacks
+from payment_rpc.usecases.callback_log import CallbackLog
+from payment_rpc.usecases.callback_questions import CallbackQuestions
+from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.channel_steps import ChannelSteps
@@ -202,14 +204,17 @@ class PaymentApp:
             timeout_seconds=timeout_seconds,
         )
         callback_log = CallbackLog(db=db, clock=clock)
+        self.callback_questions = CallbackQuestions(db=db, clock=clock, polling=self.polling)
         self.callbacks = Callbacks(
             db=db,
             clock=clock,
             ids=ids,
             log=callback_log,
+            questions=self.callback_questions,
             channel_results=self.channel_results,
             refund_results=self.refund_results,
             channels=registry,
+            timeout_seconds=timeout_seconds,
         )
         self.customers = Customers(db=db)
         self.mock_callbacks = MockCallbacks(
@@ -217,7 +222,7 @@ class PaymentApp:
             clock=clock,
             ids=ids,
             log=callback_log,
-            polling=self.polling,
+            questions=self.callback_questions,
             channel=hints,
             timeout_seconds=timeout_seconds,
         )
@@ -227,7 +232,7 @@ class PaymentApp:
             polling=self.polling,
             expiry=self.expiry,
             refunds=self.refunds,
-            mock_callbacks=self.mock_callbacks,
+            callback_questions=self.callback_questions,
             statement_imports=self.statement_imports,
             relays=[self.order_relay, *_event_relays(events or redis, db, clock, cache)],
             idle_seconds=config.scan_interval_seconds,

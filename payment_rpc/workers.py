@@ -13,8 +13,8 @@ from mesh.relay import Relay
 from mesh.worker import Worker
 from payment_rpc.store import callbacks as callback_log
 from payment_rpc.store import scan_actions
+from payment_rpc.usecases.callback_questions import CallbackQuestions
 from payment_rpc.usecases.future_rows import FutureRows
-from payment_rpc.usecases.mock_callbacks import MockCallbacks
 from payment_rpc.usecases.polling import Expiry, Polling
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.statement_imports import StatementImports
@@ -31,7 +31,7 @@ def make_workers(
     polling: Polling,
     expiry: Expiry,
     refunds: Refunds,
-    mock_callbacks: MockCallbacks,
+    callback_questions: CallbackQuestions,
     statement_imports: StatementImports,
     relays: Sequence[Relay],
     idle_seconds: float,
@@ -57,7 +57,7 @@ def make_workers(
         worker("advance_refunds", refunds),
         worker("expire_payments", expiry),
         polled(IMPORT_WORKER, statement_imports.run_once),
-        polled("finish_callbacks", mock_callbacks.run_once),
+        polled("finish_callbacks", callback_questions.run_once),
         Worker(
             "correct_future_rows",
             FutureRows(db=db, clock=clock).run_once,

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from mesh.audit.explain import Actor, PendingStep, TimelineEntry
 from payment_rpc.domain.callback import Callback, CallbackKind, CallbackResult
-from payment_rpc.usecases.mock_callbacks import UNFINISHED_AFTER
+from payment_rpc.usecases.callback_questions import UNFINISHED_AFTER
 
 
 def callback_entries(callbacks: Sequence[Callback]) -> Iterator[TimelineEntry]:

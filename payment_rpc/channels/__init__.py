@@ -201,8 +201,10 @@ class Channel(Protocol):
         """
         ...
 
-    def ack(self, *, accepted: bool) -> Ack:
-        """The answer to a message: `accepted` ends its delivery, otherwise it comes again."""
+    def ack(self, *, accepted: bool) -> Ack | None:
+        """The answer to a message: `accepted` ends its delivery, otherwise it comes again. None to
+        refuse it with our own error.
+        """
         ...
 
     async def learn_key(self, url: str, *, timeout_seconds: float) -> None:

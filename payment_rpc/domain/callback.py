@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-BODY_BYTES_MAX = 16 * 1024  # ten times what a channel sends; a larger one is not read
+BODY_BYTES_MAX = 256 * 1024  # Stripe and PayPal send metadata along; a larger one is not read
+BODY_BYTES_KEPT = 48_000  # of a verified message; in base 64 it fits into the column
 UNVERIFIED_BYTES_KEPT = 1024  # of an unverified message
 VERIFIED_RETENTION = timedelta(days=180)  # as long as a buyer may dispute a charge
 # of forgeries and of hints, which prove nothing about money
@@ -20,6 +21,7 @@ OTHER_RETENTION = timedelta(days=7)
 _REASON_MAX = 200  # as wide as our columns
 _TIMESTAMP_MAX = 32
 _NONCE_MAX = 64
+_EVENT_ID_MAX = 64
 
 
 class CallbackKind(StrEnum):
@@ -99,6 +101,24 @@ class Callback:
             expires_at=self.received_at + OTHER_RETENTION,
         )
 
+    def named(self, event_id: str) -> Callback:
+        """The message under the channel's own name for it, which all its deliveries have, also
+        where their bytes differ. "" leaves it under the digest of its bytes.
+        """
+        if not event_id:
+            return self
+        return replace(
+            self,
+            dedupe_key=_digest(b"EVENT\0" + event_id.encode()),
+            about=replace(self.about, event_id=_clean(event_id)[:_EVENT_ID_MAX]),
+        )
+
+    def says_the_same(self, other: Callback) -> bool:
+        """Whether both have the same bytes. The same name with other bytes is applied again: what
+        is known changes nothing.
+        """
+        return self.payload_digest == other.payload_digest
+
     def ended(
         self, result: CallbackResult, *, reason: str, about: Subject, at: datetime
     ) -> Callback:
@@ -130,10 +150,9 @@ def received(
 ) -> Callback:
     """A message as it came, genuine until it is `refused`.
 
-    Its key is the digest of all its bytes, not the channel's event id: a channel that sends another
-    result under the same id, a success after a failure, is still processed.
+    Its key is the digest of all its bytes until it is verified and `named` says its event id.
     """
-    payload, encoding = _as_text(body[:BODY_BYTES_MAX])
+    payload, encoding = _as_text(body[:BODY_BYTES_KEPT])
     retention = VERIFIED_RETENTION if kind is CallbackKind.CALLBACK else OTHER_RETENTION
     return Callback(
         callback_id=callback_id,

@@ -9,13 +9,13 @@ from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc
 
 from mesh.call import current_language
 from mesh.languages import Bilingual
+from payment_rpc.channels.inbound import Inbound
+from payment_rpc.channels.sandbox.channel import SIGNATURE_HEADER, TIMESTAMP_HEADER
 from payment_rpc.domain.callback import FINAL, CallbackResult
 from payment_rpc.servicer.messages import STATES
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.mock_callbacks import Hint, MockCallbacks
 
-# The bytes on which the sandbox stops delivering.
-ACKNOWLEDGED = b"success"
 _RESULTS = {
     result: callback_pb2.CallbackResult.Value(f"CALLBACK_RESULT_{result}") for result in FINAL
 }
@@ -39,15 +39,21 @@ class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
     async def HandleCallback(
         self, request: callback_pb2.HandleCallbackRequest, context: Any
     ) -> callback_pb2.HandleCallbackResponse:
-        """Applies a callback and acknowledges it after the commit."""
-        await self._callbacks.handle_callback(
-            channel=request.channel,
-            body=request.body.data,
-            timestamp=request.timestamp,
-            signature=request.signature,
+        """Applies a callback and answers as its channel expects."""
+        # callers that speak gRPC may fill the fields instead
+        named = {TIMESTAMP_HEADER: request.timestamp, SIGNATURE_HEADER: request.signature}
+        headers = {
+            "content-type": request.body.content_type,
+            **request.headers,
+            **{name: value for name, value in named.items() if value},
+        }
+        answer = await self._callbacks.handle_callback(
+            channel=request.channel, inbound=Inbound(body=request.body.data, headers=headers)
         )
+        ack = answer.ack
         return callback_pb2.HandleCallbackResponse(
-            body=httpbody_pb2.HttpBody(content_type="text/plain", data=ACKNOWLEDGED)
+            body=httpbody_pb2.HttpBody(content_type=ack.content_type, data=ack.body),
+            status_code=ack.status_code,
         )
 
     async def MockCallback(

@@ -23,6 +23,12 @@ _FIXED = frozenset(
     {"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"}
 )
 _BY_ID = select(*_ALL).where(ATTEMPT.c.attempt_id == bindparam("id"))
+_BY_REF = (
+    select(*_ALL)
+    .where(ATTEMPT.c.channel == bindparam("of_channel"), ATTEMPT.c.channel_ref == bindparam("ref"))
+    .order_by(ATTEMPT.c.attempt_id.desc())
+    .limit(1)
+)
 _PAYMENT_ID = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _OF_PAYMENT = (
     select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
@@ -69,6 +75,18 @@ async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:
         PaymentNotFound: there is none.
     """
     row = (await tx.execute(_BY_ID, {"id": attempt_id})).first()
+    if row is None:
+        raise PaymentNotFound
+    return attempt_of(row)
+
+
+async def attempt_by_ref(tx: AsyncConnection, channel: str, ref: str) -> Attempt:
+    """The newest attempt of a channel under the channel's own id.
+
+    Raises:
+        PaymentNotFound: there is none.
+    """
+    row = (await tx.execute(_BY_REF, {"of_channel": channel, "ref": ref})).first() if ref else None
     if row is None:
         raise PaymentNotFound
     return attempt_of(row)

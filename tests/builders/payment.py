@@ -31,6 +31,7 @@ from order_rpc.usecases.external_orders import RegisterExternalOrder
 from order_rpc.usecases.payments import UpdateOrderStatus
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.capabilities import Close
+from payment_rpc.channels.inbound import Inbound
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
@@ -650,13 +651,10 @@ async def _callback(app: PaymentApp, reader: asyncio.StreamReader) -> bytes:
         for name, _, value in (line.partition(": ") for line in head[1:] if line)
     }
     body = await reader.readexactly(int(headers["content-length"]))
-    await app.callbacks.handle_callback(
-        channel="sandbox",
-        body=body,
-        timestamp=headers["x-channel-timestamp"],
-        signature=headers["x-channel-signature"],
+    answer = await app.callbacks.handle_callback(
+        channel="sandbox", inbound=Inbound(body=body, headers=headers)
     )
-    return http_answer(b"success")
+    return http_answer(answer.ack.body)
 
 
 def with_amount(values: dict[str, Any]) -> dict[str, Any]:

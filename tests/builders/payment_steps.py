@@ -41,7 +41,7 @@ from tests.builders.payment import (
     with_amount,
 )
 from tests.support.fakes import EPOCH
-from tests.support.sandbox_server import CALLBACK_SECRET, MD5_SECRET
+from tests.support.sandbox_server import CALLBACK_SECRET, MD5_SECRET, inbound
 
 
 def millis(world: PaymentWorld, *, shift_seconds: float = 0) -> str:
@@ -85,12 +85,15 @@ async def deliver(
     channel: str = "sandbox",
 ) -> CallbackResult:
     timestamp = timestamp or millis(world)
-    return await world.app.callbacks.handle_callback(
+    answer = await world.app.callbacks.handle_callback(
         channel=channel,
-        body=body,
-        timestamp=timestamp,
-        signature=signature or sign_callback(CALLBACK_SECRET, timestamp=timestamp, body=body),
+        inbound=inbound(
+            body=body,
+            timestamp=timestamp,
+            signature=signature or sign_callback(CALLBACK_SECRET, timestamp=timestamp, body=body),
+        ),
     )
+    return answer.result
 
 
 NOW = str(round(EPOCH.timestamp() * 1000))

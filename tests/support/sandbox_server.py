@@ -171,9 +171,15 @@ def received(
     channel: Channel, *, body: bytes, timestamp: str, signature: str, now: datetime
 ) -> Any:
     """The fact in a callback of the sandbox."""
-    headers = {TIMESTAMP_HEADER: timestamp, SIGNATURE_HEADER: signature}
-    (fact,) = channel.receive(Inbound(body=body, headers=headers), now=now).news
+    (fact,) = channel.receive(
+        inbound(body=body, timestamp=timestamp, signature=signature), now=now
+    ).news
     return fact
+
+
+def inbound(*, body: bytes, timestamp: str, signature: str) -> Inbound:
+    """A callback of the sandbox as it arrives."""
+    return Inbound(body=body, headers={TIMESTAMP_HEADER: timestamp, SIGNATURE_HEADER: signature})
 
 
 def cashier_url(fact: ChannelFact) -> str:

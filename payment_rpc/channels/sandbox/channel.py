@@ -283,9 +283,9 @@ class SandboxChannel:
         """The ids in a callback."""
         return answers.read_subject(inbound.body)
 
-    def ack(self, *, accepted: bool) -> Ack:
-        """Source 001's word, or a refusal after which it delivers again."""
-        return Ack(status_code=200, body=b"success") if accepted else Ack(status_code=400)
+    def ack(self, *, accepted: bool) -> Ack | None:
+        """The word on which it stops delivering."""
+        return Ack(status_code=200, body=b"success") if accepted else None
 
     async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
         """Never: its secrets are configured."""

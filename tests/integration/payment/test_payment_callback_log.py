@@ -24,6 +24,7 @@ from payment_rpc.audit.checks import violations
 from payment_rpc.channels.inbound import Inbound
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.callback import (
+    BODY_BYTES_KEPT,
     BODY_BYTES_MAX,
     OTHER_RETENTION,
     UNVERIFIED_BYTES_KEPT,
@@ -34,8 +35,8 @@ from payment_rpc.domain.callback import (
 from payment_rpc.domain.errors import PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, LEDGER_TRANSACTION, PAYMENT
-from payment_rpc.usecases.callbacks import UNVERIFIED_BURST, UNVERIFIED_EVERY, rate_limiter
-from payment_rpc.usecases.mock_callbacks import UNFINISHED_AFTER
+from payment_rpc.usecases.callback_log import UNVERIFIED_BURST, UNVERIFIED_EVERY, rate_limiter
+from payment_rpc.usecases.callback_questions import UNFINISHED_AFTER
 from sandbox.signatures import sign_callback
 from tests.builders.audit import in_this_order, told
 from tests.builders.payment import PaymentWorld
@@ -48,7 +49,7 @@ from tests.builders.payment_steps import (
     signed,
     waiting,
 )
-from tests.support.sandbox_server import CALLBACK_SECRET
+from tests.support.sandbox_server import CALLBACK_SECRET, inbound
 
 R = CallbackResult
 S = PaymentState
@@ -72,7 +73,8 @@ async def results(world: PaymentWorld) -> list[tuple[bool, str, int]]:
 async def forge(world: PaymentWorld, body: bytes, *, timestamp: str = "") -> None:
     with pytest.raises(SignatureInvalid):
         await world.app.callbacks.handle_callback(
-            channel="sandbox", body=body, timestamp=timestamp or millis(world), signature="0" * 64
+            channel="sandbox",
+            inbound=inbound(body=body, timestamp=timestamp or millis(world), signature="0" * 64),
         )
 
 
@@ -188,7 +190,9 @@ async def test_a_row_says_what_came_and_what_it_was_about_and_no_secret(
         "payload_bytes": len(body),
         "payload_digest": hashlib.sha256(body).hexdigest(),
         "sent_timestamp": now,
-        "signature_digest": hashlib.sha256(signature.encode()).hexdigest(),
+        "signature_digest": hashlib.sha256(
+            f"x-channel-signature: {signature}".encode()
+        ).hexdigest(),
         "received_at": world.clock.now(),
         "reason": "CAPTURED: bezahlt — 已支付",
         "finished_at": world.clock.now(),
@@ -420,20 +424,20 @@ async def test_what_is_too_large_is_refused_and_its_beginning_kept(world: Paymen
     largest = callback(
         attempt_id, message="x" * (BODY_BYTES_MAX - len(callback(attempt_id, message="")))
     )
-    for body in (largest + b" ", b"\xff" * 60_000):
-        with pytest.raises(InvalidArgument, match="more than 16384 bytes"):
+    for body in (largest + b" ", b"\xff" * 300_000):
+        with pytest.raises(InvalidArgument, match=f"more than {BODY_BYTES_MAX} bytes"):
             await deliver(world, body)  # with its right signature
     assert await deliver(world, largest) is R.PROCESSED
     rows = await logged(world)
     assert [(row["payload_bytes"], bool(row["signature_valid"])) for row in rows] == [
         (BODY_BYTES_MAX + 1, False),
-        (60_000, False),
+        (300_000, False),
         (BODY_BYTES_MAX, True),
     ]
     assert [len(row["payload"]) for row in rows] == [
         UNVERIFIED_BYTES_KEPT,
         len(base64.b64encode(b"x" * UNVERIFIED_BYTES_KEPT)),
-        BODY_BYTES_MAX,
+        BODY_BYTES_KEPT,
     ]
 
 
@@ -513,15 +517,15 @@ async def test_a_hint_whose_asker_died_is_asked_by_the_worker(world: PaymentWorl
     await world.press(payment)
     await die_while_asking(world, payment.payment_id)
     world.clock.advance(UNFINISHED_AFTER.total_seconds())
-    assert await world.app.mock_callbacks.run_once() == 0  # its asker may still be there
+    assert await world.app.callback_questions.run_once() == 0  # its asker may still be there
     world.clock.advance(600)
     assert await findings(world) == ["callback_late"]
     assert "The channel is asked because of hint" in await told(world, payment.payment_id)
-    assert await world.app.mock_callbacks.run_once() == 1
+    assert await world.app.callback_questions.run_once() == 1
     assert (
         await results(world),
         await findings(world),
-        await world.app.mock_callbacks.run_once(),
+        await world.app.callback_questions.run_once(),
     ) == (
         [(True, "PROCESSED", 1)],
         [],
@@ -538,12 +542,12 @@ async def test_a_hint_that_never_can_be_finished_is_written_down_once_and_tried_
     await die_while_asking(world, payment.payment_id)
     await world.execute(delete(PAYMENT).where(PAYMENT.c.payment_id == payment.payment_id))
     world.clock.advance(UNFINISHED_AFTER.total_seconds() + 600)
-    assert await world.app.mock_callbacks.run_once() == 1
+    assert await world.app.callback_questions.run_once() == 1
     assert [
         (row["result"], row["reason"].partition(":")[0])
         for row in await world.rows(CHANNEL_CALLBACK)
     ] == [("FAILED", "PAYMENT_NOT_FOUND")]
-    assert await world.app.mock_callbacks.run_once() == 0
+    assert await world.app.callback_questions.run_once() == 0
 
 
 @ON_SQLITE
@@ -612,9 +616,9 @@ async def test_a_hint_that_a_fast_clock_received_does_not_wait_for_its_error(
     await world.press(payment)
     await die_while_asking(world, payment.payment_id)
     world.clock.advance(-29)
-    assert await world.app.mock_callbacks.run_once() == 0
+    assert await world.app.callback_questions.run_once() == 0
     world.clock.advance(-2)  # whoever received it was ahead of us by more than clocks may differ
-    assert await world.app.mock_callbacks.run_once() == 1
+    assert await world.app.callback_questions.run_once() == 1
 
 
 # For people

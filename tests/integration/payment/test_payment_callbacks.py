@@ -27,7 +27,7 @@ from payment_rpc.tables import LEDGER_TRANSACTION, PAYMENT
 from sandbox.signatures import sign_callback
 from tests.builders.payment import PaymentWorld
 from tests.builders.payment_steps import NOW, callback, deliver, hint, millis, signed, waiting
-from tests.support.sandbox_server import CALLBACK_SECRET
+from tests.support.sandbox_server import CALLBACK_SECRET, inbound
 
 S = PaymentState
 Factory = Callable[[], str]
@@ -97,7 +97,7 @@ async def test_what_is_forged_altered_or_stale_is_refused_and_changes_nothing(
     }
     for what, arguments in untrue.items():
         [outcome] = await asyncio.gather(
-            world.app.callbacks.handle_callback(channel="sandbox", **arguments),
+            world.app.callbacks.handle_callback(channel="sandbox", inbound=inbound(**arguments)),
             return_exceptions=True,
         )
         assert isinstance(outcome, SignatureInvalid), what

@@ -237,8 +237,8 @@ async def test_a_callback_that_cannot_be_read_keeps_no_other_from_being_finished
         )
     with capture_logs() as logs:
         # of no payment: never will be finished, which is written down
-        assert await world.app.mock_callbacks.run_once() == 1
-        assert await world.app.mock_callbacks.run_once() == 0
+        assert await world.app.callback_questions.run_once() == 1
+        assert await world.app.callback_questions.run_once() == 0
     assert left_out(logs) == [("finish_callbacks", "CB0", True)]
 
 

@@ -26,21 +26,21 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paymesh/options/v1/options.proto\x12\x12paymesh.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"?\n\x04Rule\x12&\n\x04role\x18\x01 \x01(\x0e\x32\x18.paymesh.options.v1.Role\x12\x0f\n\x07\x63\x61llers\x18\x02 \x03(\t\"h\n\tOwnership\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.paymesh.options.v1.OwnershipKind\x12\x12\n\nuser_field\x18\x02 \x01(\t\x12\x16\n\x0emerchant_field\x18\x03 \x01(\t\"*\n\x05Limit\x12\x12\n\nper_second\x18\x01 \x01(\r\x12\r\n\x05\x62urst\x18\x02 \x01(\r\"<\n\x0cStatusByEnum\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\r\".\n\rHeaderBinding\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\"\xa4\x01\n\x04Http\x12\x16\n\x0esuccess_status\x18\x01 \x01(\r\x12\x38\n\x0estatus_by_enum\x18\x02 \x03(\x0b\x32 .paymesh.options.v1.StatusByEnum\x12\x32\n\x07headers\x18\x03 \x03(\x0b\x32!.paymesh.options.v1.HeaderBinding\x12\x16\n\x0emax_body_bytes\x18\x04 \x01(\r\"G\n\x07Waiting\x12\x12\n\nper_caller\x18\x01 \x01(\r\x12\x12\n\nwait_field\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61ller_field\x18\x03 \x01(\t\"\x1f\n\x08\x43heckout\x12\x13\n\x0border_field\x18\x01 \x01(\t\"\x80\x04\n\x06Policy\x12\'\n\x05rules\x18\x01 \x03(\x0b\x32\x18.paymesh.options.v1.Rule\x12\x30\n\townership\x18\x02 \x01(\x0b\x32\x1d.paymesh.options.v1.Ownership\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x0bidempotency\x18\x04 \x01(\x0e\x32\x1f.paymesh.options.v1.Idempotency\x12(\n\x05limit\x18\x05 \x01(\x0b\x32\x19.paymesh.options.v1.Limit\x12&\n\x04http\x18\x06 \x01(\x0b\x32\x18.paymesh.options.v1.Http\x12\x18\n\x10\x64\x65velopment_only\x18\x07 \x01(\x08\x12\x13\n\x0bmoves_money\x18\x08 \x01(\x08\x12\x19\n\x11max_request_bytes\x18\t \x01(\r\x12,\n\x07waiting\x18\n \x01(\x0b\x32\x1b.paymesh.options.v1.Waiting\x12\x0e\n\x06scopes\x18\x0b \x03(\t\x12\x11\n\tany_scope\x18\x0c \x01(\x08\x12.\n\x08\x63heckout\x18\r \x01(\x0b\x32\x1c.paymesh.options.v1.Checkout\x12\x1c\n\x14wants_client_address\x18\x0e \x01(\x08\"\xcc\x01\n\x0b\x46ieldPolicy\x12\x12\n\njson_alias\x18\x01 \x03(\t\x12\x11\n\tnumber_ok\x18\x02 \x01(\x08\x12\x11\n\tsensitive\x18\x03 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\x08\x12\x0f\n\x07\x65xample\x18\x05 \x01(\t\x12\x11\n\tmax_bytes\x18\x06 \x01(\r\x12/\n\tfree_text\x18\x07 \x01(\x0e\x32\x1c.paymesh.options.v1.FreeText\x12\x19\n\x11minor_units_field\x18\x08 \x01(\t\"\x9d\x01\n\tErrorSpec\x12\x11\n\tgrpc_code\x18\x01 \x01(\x05\x12\x13\n\x0bhttp_status\x18\x02 \x01(\r\x12\x15\n\rbusiness_code\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07methods\x18\x05 \x03(\t\x12\x12\n\nmessage_zh\x18\x06 \x01(\t\x12\x1b\n\x13promised_in_chinese\x18\x07 \x01(\x08*q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_PUBLIC\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x11\n\rROLE_MERCHANT\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x12\x10\n\x0cROLE_SERVICE\x10\x05*\x87\x01\n\rOwnershipKind\x12\x1e\n\x1aOWNERSHIP_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OWNERSHIP_KIND_NONE\x10\x01\x12 \n\x1cOWNERSHIP_KIND_REQUEST_FIELD\x10\x02\x12\x1b\n\x17OWNERSHIP_KIND_RESOURCE\x10\x03*t\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x14\n\x10IDEMPOTENCY_NONE\x10\x01\x12\x18\n\x14IDEMPOTENCY_OPTIONAL\x10\x02\x12\x18\n\x14IDEMPOTENCY_REQUIRED\x10\x03*O\n\x08\x46reeText\x12\x19\n\x15\x46REE_TEXT_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46REE_TEXT_LINE\x10\x01\x12\x14\n\x10\x46REE_TEXT_REMARK\x10\x02:L\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1a.paymesh.options.v1.Policy:O\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\x0b\x32\x1f.paymesh.options.v1.FieldPolicy:Q\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xb7\x87\x03 \x01(\x0b\x32\x1d.paymesh.options.v1.ErrorSpec:4\n\tserved_by\x12\x1f.google.protobuf.ServiceOptions\x18\xb8\x87\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paymesh/options/v1/options.proto\x12\x12paymesh.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"?\n\x04Rule\x12&\n\x04role\x18\x01 \x01(\x0e\x32\x18.paymesh.options.v1.Role\x12\x0f\n\x07\x63\x61llers\x18\x02 \x03(\t\"h\n\tOwnership\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.paymesh.options.v1.OwnershipKind\x12\x12\n\nuser_field\x18\x02 \x01(\t\x12\x16\n\x0emerchant_field\x18\x03 \x01(\t\"*\n\x05Limit\x12\x12\n\nper_second\x18\x01 \x01(\r\x12\r\n\x05\x62urst\x18\x02 \x01(\r\"<\n\x0cStatusByEnum\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\r\".\n\rHeaderBinding\x12\x0e\n\x06header\x18\x01 \x01(\t\x12\r\n\x05\x66ield\x18\x02 \x01(\t\"\xcf\x01\n\x04Http\x12\x16\n\x0esuccess_status\x18\x01 \x01(\r\x12\x38\n\x0estatus_by_enum\x18\x02 \x03(\x0b\x32 .paymesh.options.v1.StatusByEnum\x12\x32\n\x07headers\x18\x03 \x03(\x0b\x32!.paymesh.options.v1.HeaderBinding\x12\x16\n\x0emax_body_bytes\x18\x04 \x01(\r\x12\x13\n\x0b\x61ll_headers\x18\x05 \x01(\t\x12\x14\n\x0cstatus_field\x18\x06 \x01(\t\"G\n\x07Waiting\x12\x12\n\nper_caller\x18\x01 \x01(\r\x12\x12\n\nwait_field\x18\x02 \x01(\t\x12\x14\n\x0c\x63\x61ller_field\x18\x03 \x01(\t\"\x1f\n\x08\x43heckout\x12\x13\n\x0border_field\x18\x01 \x01(\t\"\x80\x04\n\x06Policy\x12\'\n\x05rules\x18\x01 \x03(\x0b\x32\x18.paymesh.options.v1.Rule\x12\x30\n\townership\x18\x02 \x01(\x0b\x32\x1d.paymesh.options.v1.Ownership\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x0bidempotency\x18\x04 \x01(\x0e\x32\x1f.paymesh.options.v1.Idempotency\x12(\n\x05limit\x18\x05 \x01(\x0b\x32\x19.paymesh.options.v1.Limit\x12&\n\x04http\x18\x06 \x01(\x0b\x32\x18.paymesh.options.v1.Http\x12\x18\n\x10\x64\x65velopment_only\x18\x07 \x01(\x08\x12\x13\n\x0bmoves_money\x18\x08 \x01(\x08\x12\x19\n\x11max_request_bytes\x18\t \x01(\r\x12,\n\x07waiting\x18\n \x01(\x0b\x32\x1b.paymesh.options.v1.Waiting\x12\x0e\n\x06scopes\x18\x0b \x03(\t\x12\x11\n\tany_scope\x18\x0c \x01(\x08\x12.\n\x08\x63heckout\x18\r \x01(\x0b\x32\x1c.paymesh.options.v1.Checkout\x12\x1c\n\x14wants_client_address\x18\x0e \x01(\x08\"\xcc\x01\n\x0b\x46ieldPolicy\x12\x12\n\njson_alias\x18\x01 \x03(\t\x12\x11\n\tnumber_ok\x18\x02 \x01(\x08\x12\x11\n\tsensitive\x18\x03 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\x08\x12\x0f\n\x07\x65xample\x18\x05 \x01(\t\x12\x11\n\tmax_bytes\x18\x06 \x01(\r\x12/\n\tfree_text\x18\x07 \x01(\x0e\x32\x1c.paymesh.options.v1.FreeText\x12\x19\n\x11minor_units_field\x18\x08 \x01(\t\"\x9d\x01\n\tErrorSpec\x12\x11\n\tgrpc_code\x18\x01 \x01(\x05\x12\x13\n\x0bhttp_status\x18\x02 \x01(\r\x12\x15\n\rbusiness_code\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07methods\x18\x05 \x03(\t\x12\x12\n\nmessage_zh\x18\x06 \x01(\t\x12\x1b\n\x13promised_in_chinese\x18\x07 \x01(\x08*q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_PUBLIC\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x11\n\rROLE_MERCHANT\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x12\x10\n\x0cROLE_SERVICE\x10\x05*\x87\x01\n\rOwnershipKind\x12\x1e\n\x1aOWNERSHIP_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OWNERSHIP_KIND_NONE\x10\x01\x12 \n\x1cOWNERSHIP_KIND_REQUEST_FIELD\x10\x02\x12\x1b\n\x17OWNERSHIP_KIND_RESOURCE\x10\x03*t\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x14\n\x10IDEMPOTENCY_NONE\x10\x01\x12\x18\n\x14IDEMPOTENCY_OPTIONAL\x10\x02\x12\x18\n\x14IDEMPOTENCY_REQUIRED\x10\x03*O\n\x08\x46reeText\x12\x19\n\x15\x46REE_TEXT_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46REE_TEXT_LINE\x10\x01\x12\x14\n\x10\x46REE_TEXT_REMARK\x10\x02:L\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1a.paymesh.options.v1.Policy:O\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xb6\x87\x03 \x01(\x0b\x32\x1f.paymesh.options.v1.FieldPolicy:Q\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xb7\x87\x03 \x01(\x0b\x32\x1d.paymesh.options.v1.ErrorSpec:4\n\tserved_by\x12\x1f.google.protobuf.ServiceOptions\x18\xb8\x87\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.options.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1602
-  _globals['_ROLE']._serialized_end=1715
-  _globals['_OWNERSHIPKIND']._serialized_start=1718
-  _globals['_OWNERSHIPKIND']._serialized_end=1853
-  _globals['_IDEMPOTENCY']._serialized_start=1855
-  _globals['_IDEMPOTENCY']._serialized_end=1971
-  _globals['_FREETEXT']._serialized_start=1973
-  _globals['_FREETEXT']._serialized_end=2052
+  _globals['_ROLE']._serialized_start=1645
+  _globals['_ROLE']._serialized_end=1758
+  _globals['_OWNERSHIPKIND']._serialized_start=1761
+  _globals['_OWNERSHIPKIND']._serialized_end=1896
+  _globals['_IDEMPOTENCY']._serialized_start=1898
+  _globals['_IDEMPOTENCY']._serialized_end=2014
+  _globals['_FREETEXT']._serialized_start=2016
+  _globals['_FREETEXT']._serialized_end=2095
   _globals['_RULE']._serialized_start=122
   _globals['_RULE']._serialized_end=185
   _globals['_OWNERSHIP']._serialized_start=187
@@ -52,15 +52,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEADERBINDING']._serialized_start=399
   _globals['_HEADERBINDING']._serialized_end=445
   _globals['_HTTP']._serialized_start=448
-  _globals['_HTTP']._serialized_end=612
-  _globals['_WAITING']._serialized_start=614
-  _globals['_WAITING']._serialized_end=685
-  _globals['_CHECKOUT']._serialized_start=687
-  _globals['_CHECKOUT']._serialized_end=718
-  _globals['_POLICY']._serialized_start=721
-  _globals['_POLICY']._serialized_end=1233
-  _globals['_FIELDPOLICY']._serialized_start=1236
-  _globals['_FIELDPOLICY']._serialized_end=1440
-  _globals['_ERRORSPEC']._serialized_start=1443
-  _globals['_ERRORSPEC']._serialized_end=1600
+  _globals['_HTTP']._serialized_end=655
+  _globals['_WAITING']._serialized_start=657
+  _globals['_WAITING']._serialized_end=728
+  _globals['_CHECKOUT']._serialized_start=730
+  _globals['_CHECKOUT']._serialized_end=761
+  _globals['_POLICY']._serialized_start=764
+  _globals['_POLICY']._serialized_end=1276
+  _globals['_FIELDPOLICY']._serialized_start=1279
+  _globals['_FIELDPOLICY']._serialized_end=1483
+  _globals['_ERRORSPEC']._serialized_start=1486
+  _globals['_ERRORSPEC']._serialized_end=1643
 # @@protoc_insertion_point(module_scope)

@@ -294,10 +294,18 @@ class Http(_message.Message):
     STATUS_BY_ENUM_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     MAX_BODY_BYTES_FIELD_NUMBER: _builtins.int
+    ALL_HEADERS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_FIELD_NUMBER: _builtins.int
     success_status: _builtins.int
     """HTTP status of a success; 0 means 200."""
     max_body_bytes: _builtins.int
     """Largest accepted request body in bytes; 0 means the gateway's default."""
+    all_headers: _builtins.str
+    """A map<string, string> of the request that every header fills: names in lower case, repeated headers joined by ", ". Headers with credentials of
+    ours (Authorization, Cookie, X-API-Key) are left out. For messages whose sender signs over headers.
+    """
+    status_field: _builtins.str
+    """A uint32 of the response that is its HTTP status; 0 there means success_status."""
     @_builtins.property
     def status_by_enum(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusByEnum]:
         """Other statuses by the value of a response field; the first match wins."""
@@ -313,10 +321,12 @@ class Http(_message.Message):
         status_by_enum: _abc.Iterable[Global___StatusByEnum] | None = ...,
         headers: _abc.Iterable[Global___HeaderBinding] | None = ...,
         max_body_bytes: _builtins.int = ...,
+        all_headers: _builtins.str = ...,
+        status_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "max_body_bytes", b"max_body_bytes", "status_by_enum", b"status_by_enum", "success_status", b"success_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_headers", b"all_headers", "headers", b"headers", "max_body_bytes", b"max_body_bytes", "status_by_enum", b"status_by_enum", "status_field", b"status_field", "success_status", b"success_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

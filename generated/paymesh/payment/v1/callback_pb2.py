@@ -29,21 +29,25 @@ from paymesh.options.v1 import options_pb2 as paymesh_dot_options_dot_v1_dot_opt
 from paymesh.payment.v1 import payment_pb2 as paymesh_dot_payment_dot_v1_dot_payment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!paymesh/payment/v1/callback.proto\x12\x12paymesh.payment.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a paymesh/options/v1/options.proto\x1a paymesh/payment/v1/payment.proto\"\xc4\x01\n\x15HandleCallbackRequest\x12*\n\x07\x63hannel\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{1,32}$\x12,\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBodyB\x08\xb2\xbb\x18\x04\x30\x80\x84\x04\x12\'\n\ttimestamp\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[ -~]{0,32}$\x12(\n\tsignature\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[ -~]{0,256}$\"<\n\x16HandleCallbackResponse\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\"\xd0\x02\n\x13MockCallbackRequest\x12O\n\npayment_id\x18\x01 \x01(\tB;\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\xb2\xbb\x18\x1b\n\x05payNo\n\x06pay_no\n\npayment_no\x12/\n\x0f\x63\x61llback_status\x18\x02 \x01(\tB\x16\xbaH\x13r\x11R\x07SUCCESSR\x06\x46\x41ILED\x12.\n\x10\x63hannel_trade_no\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[ -~]{0,64}$\x12+\n\ttimestamp\x18\x04 \x01(\tB\x18\xbaH\x0fr\r2\x0b^[0-9]{13}$\xb2\xbb\x18\x02\x10\x01\x12\x31\n\x05nonce\x18\x05 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[A-Za-z][A-Za-z0-9]{0,63}$\x12\'\n\tsignature\x18\x06 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[ -~]{0,64}$\"\xa9\x01\n\x14MockCallbackResponse\x12\x32\n\x06result\x18\x01 \x01(\x0e\x32\".paymesh.payment.v1.CallbackResult\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\npayment_id\x18\x03 \x01(\t\x12\x38\n\x0e\x63urrent_status\x18\x04 \x01(\x0e\x32 .paymesh.payment.v1.PaymentState\"\xfc\x01\n\x18GenerateSignatureRequest\x12O\n\npayment_id\x18\x01 \x01(\tB;\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\xb2\xbb\x18\x1b\n\x05payNo\n\x06pay_no\n\npayment_no\x12/\n\x0f\x63\x61llback_status\x18\x02 \x01(\tB\x16\xbaH\x13r\x11R\x07SUCCESSR\x06\x46\x41ILED\x12+\n\ttimestamp\x18\x03 \x01(\tB\x18\xbaH\x0fr\r2\x0b^[0-9]{13}$\xb2\xbb\x18\x02\x10\x01\x12\x31\n\x05nonce\x18\x04 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[A-Za-z][A-Za-z0-9]{0,63}$\".\n\x19GenerateSignatureResponse\x12\x11\n\tsignature\x18\x01 \x01(\t*\x89\x01\n\x0e\x43\x61llbackResult\x12\x1f\n\x1b\x43\x41LLBACK_RESULT_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43\x41LLBACK_RESULT_PROCESSED\x10\x01\x12\x1b\n\x17\x43\x41LLBACK_RESULT_IGNORED\x10\x02\x12\x1a\n\x16\x43\x41LLBACK_RESULT_FAILED\x10\x03\x32\xef\x04\n\x0f\x43\x61llbackService\x12\xfd\x01\n\x0eHandleCallback\x12).paymesh.payment.v1.HandleCallbackRequest\x1a*.paymesh.payment.v1.HandleCallbackResponse\"\x93\x01\xaa\xbb\x18`\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01*\x06\x08\xe8\x07\x10\x88\'2H\x1a \n\x13x-channel-timestamp\x12\ttimestamp\x1a \n\x13x-channel-signature\x12\tsignature \x80\x80\x04\x82\xd3\xe4\x93\x02)\"\x1b/api/v1/callbacks/{channel}:\x04\x62odyb\x04\x62ody\x12\x9d\x01\n\x0cMockCallback\x12\'.paymesh.payment.v1.MockCallbackRequest\x1a(.paymesh.payment.v1.MockCallbackResponse\":\xaa\xbb\x18\x14\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01*\x04\x08\x14\x10\x32\x82\xd3\xe4\x93\x02\x1c\"\x17/payments/mock-callback:\x01*\x12\xaa\x01\n\x11GenerateSignature\x12,.paymesh.payment.v1.GenerateSignatureRequest\x1a-.paymesh.payment.v1.GenerateSignatureResponse\"8\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01\x38\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/payments/generate-signature\x1a\x0f\xc2\xbb\x18\x0bpayment_rpcb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!paymesh/payment/v1/callback.proto\x12\x12paymesh.payment.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a paymesh/options/v1/options.proto\x1a paymesh/payment/v1/payment.proto\"\xf0\x02\n\x15HandleCallbackRequest\x12*\n\x07\x63hannel\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{1,32}$\x12,\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBodyB\x08\xb2\xbb\x18\x04\x30\x80\x84\x10\x12\'\n\ttimestamp\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[ -~]{0,32}$\x12(\n\tsignature\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[ -~]{0,256}$\x12z\n\x07headers\x18\x05 \x03(\x0b\x32\x36.paymesh.payment.v1.HandleCallbackRequest.HeadersEntryB1\xbaH.\x9a\x01+\x10\x64\"\x12r\x10\x32\x0e^[!-~]{1,100}$*\x13r\x11\x32\x0f^[ -~]{0,2000}$\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x16HandleCallbackResponse\x12\"\n\x04\x62ody\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBody\x12\x13\n\x0bstatus_code\x18\x02 \x01(\r\"\xd0\x02\n\x13MockCallbackRequest\x12O\n\npayment_id\x18\x01 \x01(\tB;\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\xb2\xbb\x18\x1b\n\x05payNo\n\x06pay_no\n\npayment_no\x12/\n\x0f\x63\x61llback_status\x18\x02 \x01(\tB\x16\xbaH\x13r\x11R\x07SUCCESSR\x06\x46\x41ILED\x12.\n\x10\x63hannel_trade_no\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[ -~]{0,64}$\x12+\n\ttimestamp\x18\x04 \x01(\tB\x18\xbaH\x0fr\r2\x0b^[0-9]{13}$\xb2\xbb\x18\x02\x10\x01\x12\x31\n\x05nonce\x18\x05 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[A-Za-z][A-Za-z0-9]{0,63}$\x12\'\n\tsignature\x18\x06 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^[ -~]{0,64}$\"\xa9\x01\n\x14MockCallbackResponse\x12\x32\n\x06result\x18\x01 \x01(\x0e\x32\".paymesh.payment.v1.CallbackResult\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\npayment_id\x18\x03 \x01(\t\x12\x38\n\x0e\x63urrent_status\x18\x04 \x01(\x0e\x32 .paymesh.payment.v1.PaymentState\"\xfc\x01\n\x18GenerateSignatureRequest\x12O\n\npayment_id\x18\x01 \x01(\tB;\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\xb2\xbb\x18\x1b\n\x05payNo\n\x06pay_no\n\npayment_no\x12/\n\x0f\x63\x61llback_status\x18\x02 \x01(\tB\x16\xbaH\x13r\x11R\x07SUCCESSR\x06\x46\x41ILED\x12+\n\ttimestamp\x18\x03 \x01(\tB\x18\xbaH\x0fr\r2\x0b^[0-9]{13}$\xb2\xbb\x18\x02\x10\x01\x12\x31\n\x05nonce\x18\x04 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[A-Za-z][A-Za-z0-9]{0,63}$\".\n\x19GenerateSignatureResponse\x12\x11\n\tsignature\x18\x01 \x01(\t*\x89\x01\n\x0e\x43\x61llbackResult\x12\x1f\n\x1b\x43\x41LLBACK_RESULT_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43\x41LLBACK_RESULT_PROCESSED\x10\x01\x12\x1b\n\x17\x43\x41LLBACK_RESULT_IGNORED\x10\x02\x12\x1a\n\x16\x43\x41LLBACK_RESULT_FAILED\x10\x03\x32\xaf\x05\n\x0f\x43\x61llbackService\x12\xbd\x02\n\x0eHandleCallback\x12).paymesh.payment.v1.HandleCallbackRequest\x1a*.paymesh.payment.v1.HandleCallbackResponse\"\xd3\x01\xaa\xbb\x18v\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01*\x06\x08\xe8\x07\x10\x88\'2^\x1a \n\x13x-channel-timestamp\x12\ttimestamp\x1a \n\x13x-channel-signature\x12\tsignature \x80\x80\x10*\x07headers2\x0bstatus_code\x82\xd3\xe4\x93\x02S\"\x1b/api/v1/callbacks/{channel}:\x04\x62odyZ(\"\x1a/api/v1/webhooks/{channel}:\x04\x62odyb\x04\x62odyb\x04\x62ody\x12\x9d\x01\n\x0cMockCallback\x12\'.paymesh.payment.v1.MockCallbackRequest\x1a(.paymesh.payment.v1.MockCallbackResponse\":\xaa\xbb\x18\x14\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01*\x04\x08\x14\x10\x32\x82\xd3\xe4\x93\x02\x1c\"\x17/payments/mock-callback:\x01*\x12\xaa\x01\n\x11GenerateSignature\x12,.paymesh.payment.v1.GenerateSignatureRequest\x1a-.paymesh.payment.v1.GenerateSignatureResponse\"8\xaa\xbb\x18\x10\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08\x05 \x01\x38\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/payments/generate-signature\x1a\x0f\xc2\xbb\x18\x0bpayment_rpcb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.payment.v1.callback_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_HANDLECALLBACKREQUEST_HEADERSENTRY']._loaded_options = None
+  _globals['_HANDLECALLBACKREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['channel']._loaded_options = None
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['channel']._serialized_options = b'\272H\026r\0242\022^[a-z0-9_-]{1,32}$'
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['body']._loaded_options = None
-  _globals['_HANDLECALLBACKREQUEST'].fields_by_name['body']._serialized_options = b'\262\273\030\0040\200\204\004'
+  _globals['_HANDLECALLBACKREQUEST'].fields_by_name['body']._serialized_options = b'\262\273\030\0040\200\204\020'
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['timestamp']._loaded_options = None
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['timestamp']._serialized_options = b'\272H\021r\0172\r^[ -~]{0,32}$'
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['signature']._loaded_options = None
   _globals['_HANDLECALLBACKREQUEST'].fields_by_name['signature']._serialized_options = b'\272H\022r\0202\016^[ -~]{0,256}$'
+  _globals['_HANDLECALLBACKREQUEST'].fields_by_name['headers']._loaded_options = None
+  _globals['_HANDLECALLBACKREQUEST'].fields_by_name['headers']._serialized_options = b'\272H.\232\001+\020d\"\022r\0202\016^[!-~]{1,100}$*\023r\0212\017^[ -~]{0,2000}$'
   _globals['_MOCKCALLBACKREQUEST'].fields_by_name['payment_id']._loaded_options = None
   _globals['_MOCKCALLBACKREQUEST'].fields_by_name['payment_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,32}$\262\273\030\033\n\005payNo\n\006pay_no\n\npayment_no'
   _globals['_MOCKCALLBACKREQUEST'].fields_by_name['callback_status']._loaded_options = None
@@ -67,25 +71,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLBACKSERVICE']._loaded_options = None
   _globals['_CALLBACKSERVICE']._serialized_options = b'\302\273\030\013payment_rpc'
   _globals['_CALLBACKSERVICE'].methods_by_name['HandleCallback']._loaded_options = None
-  _globals['_CALLBACKSERVICE'].methods_by_name['HandleCallback']._serialized_options = b'\252\273\030`\n\002\010\001\022\002\010\001\032\002\010\005 \001*\006\010\350\007\020\210\'2H\032 \n\023x-channel-timestamp\022\ttimestamp\032 \n\023x-channel-signature\022\tsignature \200\200\004\202\323\344\223\002)\"\033/api/v1/callbacks/{channel}:\004bodyb\004body'
+  _globals['_CALLBACKSERVICE'].methods_by_name['HandleCallback']._serialized_options = b'\252\273\030v\n\002\010\001\022\002\010\001\032\002\010\005 \001*\006\010\350\007\020\210\'2^\032 \n\023x-channel-timestamp\022\ttimestamp\032 \n\023x-channel-signature\022\tsignature \200\200\020*\007headers2\013status_code\202\323\344\223\002S\"\033/api/v1/callbacks/{channel}:\004bodyZ(\"\032/api/v1/webhooks/{channel}:\004bodyb\004bodyb\004body'
   _globals['_CALLBACKSERVICE'].methods_by_name['MockCallback']._loaded_options = None
   _globals['_CALLBACKSERVICE'].methods_by_name['MockCallback']._serialized_options = b'\252\273\030\024\n\002\010\001\022\002\010\001\032\002\010\005 \001*\004\010\024\0202\202\323\344\223\002\034\"\027/payments/mock-callback:\001*'
   _globals['_CALLBACKSERVICE'].methods_by_name['GenerateSignature']._loaded_options = None
   _globals['_CALLBACKSERVICE'].methods_by_name['GenerateSignature']._serialized_options = b'\252\273\030\020\n\002\010\001\022\002\010\001\032\002\010\005 \0018\001\202\323\344\223\002\036\022\034/payments/generate-signature'
-  _globals['_CALLBACKRESULT']._serialized_start=1287
-  _globals['_CALLBACKRESULT']._serialized_end=1424
+  _globals['_CALLBACKRESULT']._serialized_start=1480
+  _globals['_CALLBACKRESULT']._serialized_end=1617
   _globals['_HANDLECALLBACKREQUEST']._serialized_start=212
-  _globals['_HANDLECALLBACKREQUEST']._serialized_end=408
-  _globals['_HANDLECALLBACKRESPONSE']._serialized_start=410
-  _globals['_HANDLECALLBACKRESPONSE']._serialized_end=470
-  _globals['_MOCKCALLBACKREQUEST']._serialized_start=473
-  _globals['_MOCKCALLBACKREQUEST']._serialized_end=809
-  _globals['_MOCKCALLBACKRESPONSE']._serialized_start=812
-  _globals['_MOCKCALLBACKRESPONSE']._serialized_end=981
-  _globals['_GENERATESIGNATUREREQUEST']._serialized_start=984
-  _globals['_GENERATESIGNATUREREQUEST']._serialized_end=1236
-  _globals['_GENERATESIGNATURERESPONSE']._serialized_start=1238
-  _globals['_GENERATESIGNATURERESPONSE']._serialized_end=1284
-  _globals['_CALLBACKSERVICE']._serialized_start=1427
-  _globals['_CALLBACKSERVICE']._serialized_end=2050
+  _globals['_HANDLECALLBACKREQUEST']._serialized_end=580
+  _globals['_HANDLECALLBACKREQUEST_HEADERSENTRY']._serialized_start=534
+  _globals['_HANDLECALLBACKREQUEST_HEADERSENTRY']._serialized_end=580
+  _globals['_HANDLECALLBACKRESPONSE']._serialized_start=582
+  _globals['_HANDLECALLBACKRESPONSE']._serialized_end=663
+  _globals['_MOCKCALLBACKREQUEST']._serialized_start=666
+  _globals['_MOCKCALLBACKREQUEST']._serialized_end=1002
+  _globals['_MOCKCALLBACKRESPONSE']._serialized_start=1005
+  _globals['_MOCKCALLBACKRESPONSE']._serialized_end=1174
+  _globals['_GENERATESIGNATUREREQUEST']._serialized_start=1177
+  _globals['_GENERATESIGNATUREREQUEST']._serialized_end=1429
+  _globals['_GENERATESIGNATURERESPONSE']._serialized_start=1431
+  _globals['_GENERATESIGNATURERESPONSE']._serialized_end=1477
+  _globals['_CALLBACKSERVICE']._serialized_start=1620
+  _globals['_CALLBACKSERVICE']._serialized_end=2307
 # @@protoc_insertion_point(module_scope)

@@ -57,8 +57,9 @@ class CallbackServiceServicer:
     """
 
     def HandleCallback(self, request, context):
-        """Takes a channel's callback as raw bytes and answers with the bytes that the channel expects. Verified by HMAC-SHA256 over `timestamp.body`.
-        Acknowledged only after the fact is committed; anything else makes the channel deliver again.
+        """Takes a channel's callback as raw bytes with its headers and answers with the bytes and the status that the channel expects. Verified by the
+        channel's own signature; the sandbox signs with HMAC-SHA256 over `timestamp.body`. Acknowledged only after what it says is committed; anything
+        else makes the channel deliver again. `/api/v1/webhooks/{channel}` is the path of source 004.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,9 @@ class CallbackServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CallbackServiceAsyncStub: ...
     HandleCallback: _grpc.UnaryUnaryMultiCallable[_callback_pb2.HandleCallbackRequest, _callback_pb2.HandleCallbackResponse]
-    """Takes a channel's callback as raw bytes and answers with the bytes that the channel expects. Verified by HMAC-SHA256 over `timestamp.body`.
-    Acknowledged only after the fact is committed; anything else makes the channel deliver again.
+    """Takes a channel's callback as raw bytes with its headers and answers with the bytes and the status that the channel expects. Verified by the
+    channel's own signature; the sandbox signs with HMAC-SHA256 over `timestamp.body`. Acknowledged only after what it says is committed; anything
+    else makes the channel deliver again. `/api/v1/webhooks/{channel}` is the path of source 004.
     """
     MockCallback: _grpc.UnaryUnaryMultiCallable[_callback_pb2.MockCallbackRequest, _callback_pb2.MockCallbackResponse]
     """The callback of source 001. Its MD5 signature covers neither amount nor trade number, so it is a verified hint: the channel is asked, and its
@@ -50,8 +51,9 @@ class CallbackServiceAsyncStub(CallbackServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     HandleCallback: _aio.UnaryUnaryMultiCallable[_callback_pb2.HandleCallbackRequest, _callback_pb2.HandleCallbackResponse]  # type: ignore[assignment]
-    """Takes a channel's callback as raw bytes and answers with the bytes that the channel expects. Verified by HMAC-SHA256 over `timestamp.body`.
-    Acknowledged only after the fact is committed; anything else makes the channel deliver again.
+    """Takes a channel's callback as raw bytes with its headers and answers with the bytes and the status that the channel expects. Verified by the
+    channel's own signature; the sandbox signs with HMAC-SHA256 over `timestamp.body`. Acknowledged only after what it says is committed; anything
+    else makes the channel deliver again. `/api/v1/webhooks/{channel}` is the path of source 004.
     """
     MockCallback: _aio.UnaryUnaryMultiCallable[_callback_pb2.MockCallbackRequest, _callback_pb2.MockCallbackResponse]  # type: ignore[assignment]
     """The callback of source 001. Its MD5 signature covers neither amount nor trade number, so it is a verified hint: the channel is asked, and its
@@ -69,8 +71,9 @@ class CallbackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _callback_pb2.HandleCallbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_callback_pb2.HandleCallbackResponse, _abc.Awaitable[_callback_pb2.HandleCallbackResponse]]:
-        """Takes a channel's callback as raw bytes and answers with the bytes that the channel expects. Verified by HMAC-SHA256 over `timestamp.body`.
-        Acknowledged only after the fact is committed; anything else makes the channel deliver again.
+        """Takes a channel's callback as raw bytes with its headers and answers with the bytes and the status that the channel expects. Verified by the
+        channel's own signature; the sandbox signs with HMAC-SHA256 over `timestamp.body`. Acknowledged only after what it says is committed; anything
+        else makes the channel deliver again. `/api/v1/webhooks/{channel}` is the path of source 004.
         """
 
     @_abc_1.abstractmethod
