@@ -42,7 +42,8 @@ def test_uvicorn_is_as_it_was_when_our_classes_were_written() -> None:
     assert issubclass(HttpServer, uvicorn.Server)
 
 
-def test_only_one_file_knows_the_inside_of_uvicorn() -> None:
+def test_only_two_files_know_the_inside_of_uvicorn() -> None:
+    """The simulators of providers cut connections, which no public interface can."""
     knows = {
         str(path.relative_to(ROOT))
         for package in ("mesh", "gateway", "sandbox", "paymesh_cli")
@@ -50,4 +51,4 @@ def test_only_one_file_knows_the_inside_of_uvicorn() -> None:
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uvicorn.")
     }
-    assert knows == {"gateway/protocol.py"}
+    assert knows == {"gateway/protocol.py", "sandbox/providers/faults.py"}
