@@ -24,7 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 WHOLE_ANSWER: Final = "paymesh.whole_answer"
 
 _HEADER_NAME: Final = re.compile(r"[!-~]{1,100}")
-_HEADER: Final = re.compile(r"[ -~]{0,2000}")
+_HEADER: Final = re.compile(r"[ -~]{0,1000}")
 _CREDENTIALS: Final = frozenset({"authorization", "cookie", "x-api-key"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 # Parameters other than charset say nothing about JSON (RFC 8259, 11) and are not looked at.
