@@ -172,6 +172,8 @@ _TABLE: Final[Mapping[str, str]] = {
     "the order is in {0}": "订单币种为 {0}",
     "the payment is in {0}": "支付币种为 {0}",
     "unknown": "未知",
+    "expected an RSA private key of {0} bits or more": "须为不少于 {0} 位的私钥",
+    "expected an RSA public key of {0} bits or more": "须为不少于 {0} 位的公钥",
     "only order_rpc sends it": "此字段不可使用",
     "a payment can only ask for PAID": "不是可用的取值",
     "expected the name of a state such as SUCCESS": "不是可用的取值",

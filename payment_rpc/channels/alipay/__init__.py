@@ -1,0 +1,1 @@
+"""Alipay of mainland China, gateway version 2 with RSA2: pages, QR codes, refunds, bills."""
