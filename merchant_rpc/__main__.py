@@ -14,7 +14,7 @@ from merchant_rpc.people_key import PeopleKey
 from merchant_rpc.peppers import Peppers
 from merchant_rpc.settings import MerchantSettings
 from merchant_rpc.tables import metadata
-from mesh import migrations
+from mesh import schema_versions
 from mesh.clock import Clock, SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
@@ -43,7 +43,7 @@ async def run(settings: MerchantSettings) -> None:
         pool_size=settings.database_pool_size,
         retry_constraints=RETRY_CONSTRAINTS,
     )
-    await migrations.check_current("merchant_rpc", db.engine)
+    await schema_versions.check_current("merchant_rpc", db.engine)
     server = MeshServer(settings, clock=clock, ids=ids)
     passwords = Passwords(
         memory_kib=settings.password_memory_mib * 1024,

@@ -17,6 +17,7 @@ Pure: no input or output, no clock
 Storage
     db              databases, transactions that run whole or not at all
     migrations      schemas of the services
+    schema_versions whether code runs on the schema of its database
     migration_steps steps that all histories share
     idempotency     one key, one effect, the first final answer
     outbox          messages written in the transaction of a change

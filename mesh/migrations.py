@@ -20,27 +20,17 @@ from typing import Any
 
 from alembic import command, context
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, MetaData, String, Table, make_url, select, text
+from sqlalchemy import Connection, MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.db import open_engine
 from mesh.errors import Unavailable
 from mesh.files import PRIVATE_FILE
+from mesh.schema_versions import RUNS_CODE
 
 LOCK_SECONDS_MAX = 600.0  # longest wait for another `paymesh migrate` on the same database
-_RUNS_CODE = Table(
-    "schema_runs_code",
-    MetaData(),
-    Column("schema_revision", String(32), primary_key=True),
-    Column("code_revision", String(32), primary_key=True),
-    mysql_engine="InnoDB",
-    mysql_charset="ascii",
-    mysql_collate="ascii_bin",
-)
-BOOKKEEPING_TABLES = ("alembic_version", _RUNS_CODE.name)
+BOOKKEEPING_TABLES = ("alembic_version", RUNS_CODE.name)
 
 
 class MigrationBusy(Unavailable):
@@ -130,14 +120,14 @@ def _run(service: str, connection: Connection) -> None:
 
 def _write_promises(scripts: ScriptDirectory, connection: Connection) -> None:
     """Writes the revisions of older code that runs on the newest schema."""
-    _RUNS_CODE.create(connection, checkfirst=True)
-    connection.execute(_RUNS_CODE.delete())
+    RUNS_CODE.create(connection, checkfirst=True)
+    connection.execute(RUNS_CODE.delete())
     head = scripts.get_current_head()
     rows = [
         {"schema_revision": head, "code_revision": revision} for revision in _older_code(scripts)
     ]
     if rows:
-        connection.execute(_RUNS_CODE.insert(), rows)
+        connection.execute(RUNS_CODE.insert(), rows)
 
 
 def _older_code(scripts: ScriptDirectory) -> Iterator[str]:
@@ -148,38 +138,6 @@ def _older_code(scripts: ScriptDirectory) -> Iterator[str]:
         if step.down_revision is None or not getattr(step.module, "code_before_runs", False):
             return
         yield str(step.down_revision)
-
-
-async def check_current(service: str, engine: AsyncEngine) -> None:
-    """Raises Unavailable when the database cannot be reached, or when this code cannot run on its
-    schema (with the command to run).
-    """
-    expected = ScriptDirectory.from_config(_config(service, None)).get_current_head()
-    try:
-        async with engine.connect() as connection:
-            present = await connection.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
-            runs = present == expected or (
-                present is not None
-                and await _promises(connection, schema=present, code=str(expected))
-            )
-    except DBAPIError as error:
-        raise Unavailable(f"the database of {service} is unavailable: {error.orig}") from error
-    if not runs:
-        raise Unavailable(
-            f"the database of {service} is at revision {present}, this code needs {expected}: "
-            "run `paymesh migrate`, or start newer code if the database was migrated by it"
-        )
-
-
-async def _promises(connection: Any, *, schema: str, code: str) -> bool:
-    if not await connection.run_sync(lambda sync: sync.dialect.has_table(sync, _RUNS_CODE.name)):
-        return False  # made by a version without promises
-    promise = select(_RUNS_CODE).where(
-        _RUNS_CODE.c.schema_revision == schema, _RUNS_CODE.c.code_revision == code
-    )
-    return (await connection.execute(promise)).first() is not None
 
 
 def run_migrations(metadata: MetaData) -> None:

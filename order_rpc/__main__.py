@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from mesh import migrations
+from mesh import schema_versions
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
@@ -42,7 +42,7 @@ async def run(settings: OrderSettings) -> None:
         pool_size=settings.database_pool_size,
         retry_constraints=RETRY_CONSTRAINTS,
     )
-    await migrations.check_current("order_rpc", db.engine)
+    await schema_versions.check_current("order_rpc", db.engine)
     events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)

@@ -8,7 +8,7 @@ import secrets
 from datetime import timedelta
 from pathlib import Path
 
-from mesh import logs, migrations
+from mesh import logs, schema_versions
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
@@ -49,7 +49,7 @@ async def run(settings: PaymentSettings) -> None:
         pool_size=settings.database_pool_size,
         retry_constraints=("uq_payment_live_slot",),
     )
-    await migrations.check_current(settings.service, db.engine)
+    await schema_versions.check_current(settings.service, db.engine)
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
     order_channel = MeshChannel(

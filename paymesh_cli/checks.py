@@ -20,7 +20,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import migrations
+from mesh import schema_versions
 from mesh.db import open_engine
 from mesh.errors import Unavailable
 from mesh.settings import MeshSettings
@@ -231,7 +231,7 @@ async def check_database(service: str, url: str, now: datetime) -> list[Finding]
         async with asyncio.timeout(CHECK_SECONDS_MAX):
             async with engine.connect() as connection:
                 findings = await _judge_database(connection, what=what, shown=shown, now=now)
-            await migrations.check_current(service, engine)
+            await schema_versions.check_current(service, engine)
             async with engine.connect() as connection:
                 findings += await _judge_growth(connection, what=what, now=now)
     except Unavailable as problem:

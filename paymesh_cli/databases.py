@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from mesh import migrations
+from mesh import schema_versions
 from mesh.db import Database, open_database
 from paymesh_cli.options import load_settings
 from paymesh_cli.services import AUDITS
@@ -34,6 +34,6 @@ async def open_databases(installation: Installation) -> AsyncIterator[dict[str, 
                 statement_seconds=STATEMENT_SECONDS_MAX,
             )
             stack.push_async_callback(db.close)
-            await migrations.check_current(service, db.engine)
+            await schema_versions.check_current(service, db.engine)
             databases[service] = db
         yield databases

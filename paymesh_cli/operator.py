@@ -20,7 +20,7 @@ from merchant_rpc.usecases.actions import Actions
 from merchant_rpc.usecases.mail import Mail, Template
 from merchant_rpc.usecases.one_time_links import OneTimeLinks
 from merchant_rpc.usecases.operators import Operators
-from mesh import migrations
+from mesh import schema_versions
 from mesh.clock import SystemClock
 from mesh.db import Database, open_database
 from mesh.errors import MeshError
@@ -103,7 +103,7 @@ def _with_database(settings: MerchantSettings, work: Callable[[Database], Awaita
     async def run() -> T:
         db = open_database(settings.database_url, metadata, pool_size=2)
         try:
-            await migrations.check_current("merchant_rpc", db.engine)
+            await schema_versions.check_current("merchant_rpc", db.engine)
             return await work(db)
         finally:
             await db.close()

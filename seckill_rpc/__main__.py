@@ -12,7 +12,7 @@ from random import Random
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mesh import migrations
+from mesh import schema_versions
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
@@ -59,7 +59,7 @@ async def run(settings: SeckillSettings) -> None:
         pool_size=settings.database_pool_size,
         retry_constraints=RETRY_CONSTRAINTS,
     )
-    await migrations.check_current("seckill_rpc", db.engine)
+    await schema_versions.check_current("seckill_rpc", db.engine)
     redis = open_admission_redis(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
     await check_redis(
         redis, is_durable=not settings.is_development, is_vouched_for=settings.redis_vouched

@@ -21,7 +21,7 @@ import merchant_rpc.tables
 import order_rpc.tables
 import payment_rpc.tables
 import seckill_rpc.tables
-from mesh import migrations
+from mesh import migrations, schema_versions
 from mesh.db import open_database
 from mesh.errors import Unavailable
 from tools.processes import free_port
@@ -171,13 +171,13 @@ async def test_a_service_starts_on_its_own_schema_only(
     db = open_database(url, SERVICES[service])
     try:
         with pytest.raises(Unavailable, match=f"{service} is at revision None.*paymesh migrate"):
-            await migrations.check_current(service, db.engine)
+            await schema_versions.check_current(service, db.engine)
         await migrated(service, url)
-        await migrations.check_current(service, db.engine)
+        await schema_versions.check_current(service, db.engine)
         async with db.engine.begin() as connection:
             await connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
         with pytest.raises(Unavailable, match="at revision 0000"):
-            await migrations.check_current(service, db.engine)
+            await schema_versions.check_current(service, db.engine)
     finally:
         await db.close()
 
@@ -189,7 +189,7 @@ async def test_a_database_that_is_away_is_said_in_our_words() -> None:
     )
     try:
         with pytest.raises(Unavailable, match="payment_rpc is unavailable"):
-            await migrations.check_current("payment_rpc", db.engine)
+            await schema_versions.check_current("payment_rpc", db.engine)
     finally:
         await db.close()
 

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from mesh import migrations
+from mesh import migrations, schema_versions
 from mesh.errors import Unavailable
 from order_rpc.tables import metadata
 from tests.support.fakes import EPOCH
@@ -74,7 +74,7 @@ def test_a_database_of_another_revision_is_refused_with_the_command_to_run(
     async def check() -> None:
         engine = create_async_engine(database_url)
         try:
-            await migrations.check_current("order_rpc", engine)
+            await schema_versions.check_current("order_rpc", engine)
         finally:
             await engine.dispose()
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from mesh import migrations
+from mesh import migrations, schema_versions
 from mesh.errors import Unavailable
 from tests.builders.old_rows import LATER, ROWS, dump, fill, run
 
@@ -237,10 +237,10 @@ async def test_a_service_starts_on_a_newer_schema_that_promises_to_run_it(
                 text(f"INSERT INTO schema_runs_code VALUES {rows}"), {"code": code}
             )
         if promised:
-            await migrations.check_current("order_rpc", engine)
+            await schema_versions.check_current("order_rpc", engine)
         else:
             with pytest.raises(Unavailable, match="at revision 9999"):
-                await migrations.check_current("order_rpc", engine)
+                await schema_versions.check_current("order_rpc", engine)
     finally:
         await engine.dispose()
 
