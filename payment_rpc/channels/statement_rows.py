@@ -41,7 +41,8 @@ def line_of(
         ),
         "",
     )
-    if not problem and kind is not LineType.CAPTURE and not refund_id:
+    is_refund = kind in (LineType.REFUND, LineType.REFUND_REVERSED)
+    if not problem and is_refund and not refund_id:
         problem = "refund_id: a refund without a number"
     if problem or amount is None or amount.minor <= 0 or fee is None or occurred_at is None:
         return bad_line(

@@ -1,0 +1,288 @@
+"""Statements: the rows of the account's balance, one JSON array per line.
+
+Stripe has no file of a day. Its rows are paged, and each is kept with the fields that are read
+here, because whole rows with their sources would take ten times the space. The last line counts
+the others, so that a file that was cut off is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+import msgspec
+
+from mesh.money import Money
+from mesh.times import milliseconds
+from payment_rpc.channels.capabilities import UTC_DAY
+from payment_rpc.channels.connections import Lost, NotSent
+from payment_rpc.channels.doubt import Unclear
+from payment_rpc.channels.statement_rows import bad_line, line_of
+from payment_rpc.channels.stripe.answers import ATTEMPT, REFUND, moment, money
+from payment_rpc.channels.stripe.api import (
+    OK,
+    PAGE_BYTES_MAX,
+    StripeApi,
+    decode,
+    refusal,
+)
+from payment_rpc.channels.stripe.objects import UNREADABLE
+from payment_rpc.channels.time_left import TimeLeft
+from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.statement import (
+    BadLine,
+    Line,
+    LineType,
+    Statement,
+    StatementUnreadable,
+)
+
+BYTES_MAX = 96 * 1024 * 1024
+_PAGE = "100"
+_PARTIAL = "partial_capture_reversal"
+
+# None: moves no money of a payment, or is not compared yet
+_TYPES: dict[str, LineType | None] = {
+    "charge": LineType.CAPTURE,
+    "refund": LineType.REFUND,
+    "refund_failure": LineType.REFUND_REVERSED,
+    "fee": LineType.FEE,
+    "network_cost": LineType.FEE,
+    "tax": LineType.FEE,
+    "dispute": None,
+    "dispute_reversal": None,
+    "payout": None,
+    "payout_reversal": None,
+    "payout_minimum_balance_hold": None,
+    "payout_minimum_balance_release": None,
+    "topup": None,
+    "topup_reversal": None,
+    "other_adjustment": None,
+    "risk_reserved_funds": None,
+    "advance": None,
+    "advance_funding": None,
+    "anticipation_repayment": None,
+    "contribution": None,
+    "platform_earning": None,
+    "platform_earning_refund": None,
+    "connect_collection_transfer": None,
+    "connect_reserved_funds": None,
+    "transfer": None,
+    "transfer_reversal": None,
+}
+
+
+class _Source(msgspec.Struct, frozen=True, kw_only=True):
+    """The charge or refund behind a row, in the currency that the buyer paid in."""
+
+    id: str = ""
+    amount: int = 0
+    currency: str = ""
+    payment_intent: str | None = None
+    metadata: dict[str, str] = {}
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the balance, in the currency of the bank account."""
+
+    id: str
+    reporting_category: str
+    amount: int
+    fee: int
+    currency: str
+    created: int
+    source: _Source | str | None = None
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[_Row]
+    has_more: bool
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A row in the file. `paid` and `paid_currency` are what the buyer paid or got back."""
+
+    id: str
+    category: str
+    amount: int
+    fee: int
+    currency: str
+    created: int
+    source: str
+    intent: str
+    attempt_id: str
+    refund_id: str
+    paid: int
+    paid_currency: str
+
+
+class _End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last line."""
+
+    rows: int
+
+
+async def download(api: StripeApi, day: date, *, time_left: TimeLeft) -> bytes:
+    """The rows of a day, counted in UTC.
+
+    Raises:
+        ChannelUnavailable: no usable answer; asking again is safe.
+    """
+    begins, ends = (milliseconds(bound) // 1000 for bound in UTC_DAY.bounds(day))
+    lines, after, is_more = list[bytes](), "", True
+    while is_more:
+        query = [
+            ("created[gte]", str(begins)),
+            ("created[lt]", str(ends)),
+            ("limit", _PAGE),
+            ("expand[]", "data.source"),
+        ]
+        if after:
+            query.append(("starting_after", after))
+        page = await _page(api, query, time_left=time_left)
+        lines += [msgspec.json.encode(_kept(row)) for row in page.data]
+        is_more = page.has_more
+        if is_more and not page.data:
+            raise ChannelUnavailable("no statement: a page without rows is not the last one")
+        after = page.data[-1].id if page.data else ""
+    lines.append(msgspec.json.encode(_End(rows=len(lines))))
+    return b"\n".join(lines) + b"\n"
+
+
+async def _page(api: StripeApi, query: Sequence[tuple[str, str]], *, time_left: TimeLeft) -> _Page:
+    try:
+        answer = await api.get(
+            "/v1/balance_transactions",
+            query,
+            time_left=time_left,
+            answer_bytes_max=PAGE_BYTES_MAX,
+        )
+        if answer.status_code != OK:
+            raise ChannelUnavailable(f"no statement: {refusal(answer)}")
+        return decode(answer.body, _Page)
+    except (NotSent, Lost, Unclear) as problem:
+        raise ChannelUnavailable(f"no statement: {problem}") from None
+
+
+def _kept(row: _Row) -> _Kept:
+    source = row.source if isinstance(row.source, _Source) else _Source(id=row.source or "")
+    return _Kept(
+        id=row.id,
+        category=row.reporting_category,
+        amount=row.amount,
+        fee=row.fee,
+        currency=row.currency,
+        created=row.created,
+        source=source.id,
+        intent=source.payment_intent or "",
+        attempt_id=source.metadata.get(ATTEMPT, ""),
+        refund_id=source.metadata.get(REFUND, ""),
+        paid=source.amount,
+        paid_currency=source.currency,
+    )
+
+
+def parse(content: bytes) -> Statement:
+    """Reads a file.
+
+    Raises:
+        StatementUnreadable: too long, cut off, or not one of these files.
+    """
+    if len(content) > BYTES_MAX:
+        raise StatementUnreadable(f"more than {BYTES_MAX} bytes")
+    if not content.endswith(b"\n"):
+        raise StatementUnreadable("cut off: the last line does not end")
+    *bodies, last = content.splitlines()
+    try:
+        end = msgspec.json.decode(last, type=_End)
+    except UNREADABLE:
+        raise StatementUnreadable("cut off: the last line does not count the others") from None
+    if end.rows != len(bodies):
+        raise StatementUnreadable(f"cut off: it counts {end.rows} lines, there are {len(bodies)}")
+    rows = [_read(body) for body in bodies]
+    lines = list[Line | BadLine]()
+    returned = _returned(rows)
+    for number, (row, body) in enumerate(zip(rows, bodies, strict=True), start=1):
+        shown = body.decode(errors="backslashreplace")
+        if row is None:
+            lines.append(bad_line(number, shown, "not a row of this channel"))
+            continue
+        try:
+            lines.extend(_lines(number, shown, row, returned))
+        except Unclear as problem:
+            lines.append(bad_line(number, shown, str(problem)))
+    return Statement(lines=tuple(lines), bad_totals=())
+
+
+def _read(body: bytes) -> _Kept | None:
+    try:
+        return msgspec.json.decode(body, type=_Kept)
+    except UNREADABLE:
+        return None
+
+
+def _returned(rows: Sequence[_Kept | None]) -> dict[str, int]:
+    """What was let go of holds, by payment: a capture of a part is booked as the whole charge, and
+    the rest as a row of its own.
+    """
+    found: dict[str, int] = {}
+    for row in rows:
+        if row is not None and row.category == _PARTIAL and row.intent:
+            found[row.intent] = found.get(row.intent, 0) - row.amount
+    return found
+
+
+def _lines(
+    number: int, shown: str, row: _Kept, returned: dict[str, int]
+) -> Iterator[Line | BadLine]:
+    """The lines that a row stands for: none for what is not compared. What the buyer paid counts,
+    not what it became in the currency of the bank account; a fee in that currency is a line of its
+    own.
+    """
+    if row.category == _PARTIAL:
+        if not row.intent:
+            raise Unclear("it names no payment")
+        return
+    if row.category not in _TYPES:
+        raise Unclear("an unknown reporting category")
+    kind = _TYPES[row.category]
+    if kind is None:
+        return
+    if kind is LineType.FEE:
+        # some rows have the amount, others the fee
+        yield _fee_line(number, shown, row, money(abs(row.amount) or row.fee, row.currency))
+        return
+    paid = row.paid
+    if kind is LineType.CAPTURE and row.intent in returned:
+        if row.currency != row.paid_currency:
+            raise Unclear("a part of a hold was taken in another currency")
+        paid -= returned[row.intent]
+    amount = money(paid, row.paid_currency)
+    fee = money(abs(row.fee), row.currency, allow_zero=True)
+    is_same = fee.currency == amount.currency
+    yield line_of(
+        number,
+        shown,
+        kind=kind,
+        trade_no=row.intent if kind is LineType.CAPTURE else row.source,
+        attempt_id=row.attempt_id,
+        refund_id=row.refund_id,
+        amount=amount,
+        fee=fee if is_same else Money.zero(amount.currency),
+        occurred_at=moment(row.created),
+    )
+    if not is_same and fee.minor:
+        yield _fee_line(number, shown, row, fee)
+
+
+def _fee_line(number: int, shown: str, row: _Kept, fee: Money) -> Line | BadLine:
+    return line_of(
+        number,
+        shown,
+        kind=LineType.FEE,
+        trade_no=row.id,
+        attempt_id=row.attempt_id,
+        amount=fee,
+        fee=Money.zero(fee.currency),
+        occurred_at=moment(row.created),
+    )
