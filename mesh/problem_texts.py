@@ -172,6 +172,8 @@ _TABLE: Final[Mapping[str, str]] = {
     "the order is in {0}": "订单币种为 {0}",
     "the payment is in {0}": "支付币种为 {0}",
     "unknown": "未知",
+    "must have {0} bytes": "须为 {0} 字节",
+    "the channel has no test mode": "该渠道没有测试模式",
     "expected an RSA private key of {0} bits or more": "须为不少于 {0} 位的私钥",
     "expected an RSA public key of {0} bits or more": "须为不少于 {0} 位的公钥",
     "only order_rpc sends it": "此字段不可使用",

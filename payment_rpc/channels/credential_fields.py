@@ -12,7 +12,7 @@ from mesh.errors import InvalidArgument
 from mesh.problem_texts import WRONG_FORM
 
 # how msgspec names a field of another form, a missing one and an unknown one
-_WRONG = re.compile(r".* - at `\$\.(?P<field>[A-Za-z0-9_]+).*`")
+_WRONG = re.compile(r".* - at `(?:key` in `)?\$\.(?P<field>[A-Za-z0-9_]+).*`")
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`")
 _FIELD_MAX = 64

@@ -18,12 +18,15 @@ from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay.credentials import parse as parse_alipay
 from payment_rpc.channels.inbound import Inbound
 from payment_rpc.channels.requests import CapturedAttempt, Checkout
+from payment_rpc.channels.wechat import channel as wechat
+from payment_rpc.channels.wechat.credentials import parse as parse_wechat
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
 from sandbox.providers.alipay import PROVIDER as ALIPAY
 from sandbox.providers.server import RunningProvider, running_provider
 from sandbox.providers.simulation import Provider
 from sandbox.providers.webhooks import Target
+from sandbox.providers.wechat import PROVIDER as WECHAT
 from tests.support import china_credentials
 
 TIMEOUT_SECONDS = 20.0
@@ -228,7 +231,39 @@ class SimulatedAlipay(SimulatedChannel):
         assert shown.status_code == 200, shown.text
 
 
-KINDS: dict[str, type[SimulatedChannel]] = {"alipay": SimulatedAlipay}
+class SimulatedWechat(SimulatedChannel):
+    """WeChat Pay with native codes."""
+
+    provider = WECHAT
+    steps: ClassVar = {
+        "checkout": ("POST", "/v3/pay/transactions/native", ""),
+        "query": ("GET", "/v3/pay/transactions/out-trade-no/", ""),
+        "close": ("POST", "/v3/pay/transactions/out-trade-no/", ""),
+        "refund": ("POST", "/v3/refund/domestic/refunds", ""),
+        "query_refund": ("GET", "/v3/refund/domestic/refunds/", ""),
+    }
+    status_field = "trade_state"
+
+    def open(
+        self, base_url: str, now: Callable[[], datetime] | None = None, **changed: Any
+    ) -> wechat.WechatChannel:
+        """The simulated merchant."""
+        return wechat.open_channel(
+            account="wechat_main",
+            credentials=parse_wechat({**china_credentials.WECHAT, **changed}),
+            is_live=True,
+            notify_url="https://shop.example/wechat",
+            base_url=base_url,
+            now=now or self.clock.now,
+        )
+
+    def secrets(self) -> list[str]:
+        """A part of our key, and the key of notices."""
+        key = str(china_credentials.WECHAT["private_key"]).splitlines()[3]
+        return [key, str(china_credentials.WECHAT["api_v3_key"])]
+
+
+KINDS: dict[str, type[SimulatedChannel]] = {"alipay": SimulatedAlipay, "wechat": SimulatedWechat}
 
 
 @asynccontextmanager

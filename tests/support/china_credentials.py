@@ -16,3 +16,12 @@ ALIPAY: Final[Mapping[str, object]] = {
     "private_key": private_pem(MERCHANT),
     "alipay_public_key": public_pem(PROVIDER),
 }
+
+WECHAT: Final[Mapping[str, object]] = {
+    "mchid": "1900000001",
+    "appid": "wx0000000000000001",
+    "serial_no": "7132D72A03E93CDDF8C03BBD1F37EEDF00000001",
+    "private_key": private_pem(MERCHANT),
+    "api_v3_key": "paymesh-test-apiv3-key-32-bytes!",
+    "public_keys": {"PUB_KEY_ID_0100000000012026100100000000000001": public_pem(PROVIDER)},
+}

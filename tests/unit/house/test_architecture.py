@@ -112,6 +112,7 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/replicas.py random": "picks two endpoints to choose the less busy one from",
     "mesh/discovery/consul.py random": "spreads watches that ask after an outage of Consul",
     "mesh/discovery/consul_registrar.py random": "spreads servers that register after an outage of Consul",
+    "payment_rpc/channels/wechat/api.py secrets": "nonces of signed requests, which name nothing",
     "seckill_rpc/redis/wakeups.py random": "spreads looks at Redis",
     "paymesh_cli/operator.py secrets": "makes the links of operators; runs in the command line only",
     "paymesh_cli/people_keys.py secrets": "makes the keys of an installation; runs in the command line "
