@@ -77,6 +77,11 @@ class LastGood(Generic[Value]):
         entry = self._entries.get(key)
         return None if entry is None else entry.value
 
+    def forget(self, key: str) -> None:
+        """Lets the next `get` ask anew. A question that is under way is not believed any more."""
+        self._entries.pop(key, None)
+        self._loading.pop(key, None)
+
     def _shared(self, key: str) -> asyncio.Task[Value]:
         task = self._loading.get(key)
         if task is None:
@@ -87,7 +92,10 @@ class LastGood(Generic[Value]):
         return task
 
     async def _ask(self, key: str) -> Value:
+        task = asyncio.current_task()
         value = await self._load(key)
+        if self._loading.get(key) is not task:
+            return value  # the key was forgotten meanwhile
         self._entries[key] = _Entry(value=value, fresh_until=self._now() + self._fresh_seconds)
         self._entries.move_to_end(key)
         while len(self._entries) > self._entries_max:
@@ -95,6 +103,7 @@ class LastGood(Generic[Value]):
         return value
 
     def _finish(self, key: str, done: asyncio.Task[Value]) -> None:
-        del self._loading[key]
+        if self._loading.get(key) is done:
+            del self._loading[key]
         if not done.cancelled():
             done.exception()  # marks it as retrieved when everybody who waited went away

@@ -18,5 +18,6 @@ SCOPE_AREAS = (
     "keys",
     "routing",
     "limits",
+    "channel_accounts",
 )
 SCOPES = frozenset(f"{area}:{right}" for area in SCOPE_AREAS for right in ("read", "write"))

@@ -25,12 +25,14 @@ from mesh.redis_client import open_redis
 from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, serve
 from mesh.token_issuers import CHECKOUT, OwnTokenSigner
+from payment_rpc.account_keys import AccountKeys
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox.channel import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.clients import Orders, terms_of
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.settings import PaymentSettings
-from payment_rpc.tables import metadata
+from payment_rpc.tables import RETRY_CONSTRAINTS, metadata
+from payment_rpc.usecases.account_credentials import AccountRules, origins
 from payment_rpc.usecases.merchant_terms import EnvironmentTerms
 
 
@@ -47,7 +49,7 @@ async def run(settings: PaymentSettings) -> None:
         settings.database_url,
         metadata,
         pool_size=settings.database_pool_size,
-        retry_constraints=("uq_payment_live_slot",),
+        retry_constraints=RETRY_CONSTRAINTS,
     )
     await schema_versions.check_current(settings.service, db.engine)
     server = MeshServer(settings, clock=clock, ids=ids)
@@ -77,6 +79,8 @@ async def run(settings: PaymentSettings) -> None:
         orders=Orders(order_channel),
         channels={sandbox.name: sandbox},
         hints=sandbox,
+        account_keys=_account_keys(settings),
+        account_rules=_account_rules(settings),
         redis=redis,
         events=events,
         config=_config(settings),
@@ -90,7 +94,13 @@ async def run(settings: PaymentSettings) -> None:
         else OwnTokenSigner.of_file(CHECKOUT, settings.caller_key_file, clock=clock, ids=ids),
     )
     app.add_to(server)
-    closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
+    closers = [
+        order_channel.close,
+        discovery.close,
+        sandbox.aclose,
+        app.account_channels.aclose,
+        db.close,
+    ]
     if merchant_channel is not None:
         closers.insert(0, merchant_channel.close)
     closers += [client.aclose for client in (redis, events) if client is not None]
@@ -121,6 +131,22 @@ def _config(settings: PaymentSettings) -> PaymentConfig:
         scan_threshold_seconds=settings.scan_threshold_seconds,
         close_grace_seconds=settings.close_grace_seconds,
         scan_action_retention_days=settings.scan_action_retention_days,
+    )
+
+
+def _account_keys(settings: PaymentSettings) -> AccountKeys:
+    """Without a file there are no accounts: nothing is encrypted and nothing is read."""
+    if settings.account_key_file is None:
+        return AccountKeys.none()
+    return AccountKeys.of_file(settings.account_key_file, random_bytes=secrets.token_bytes)
+
+
+def _account_rules(settings: PaymentSettings) -> AccountRules:
+    return AccountRules(
+        callback_base_url=settings.callback_base_url,
+        provider_urls=settings.provider_urls,
+        servers={"btcpay": origins(settings.btcpay_servers)},
+        is_development=settings.is_development,
     )
 
 

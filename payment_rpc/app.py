@@ -11,6 +11,7 @@ from typing import Protocol
 
 from paymesh.payment.v1 import (
     callback_pb2_grpc,
+    channel_account_pb2_grpc,
     ledger_pb2_grpc,
     payment_pb2_grpc,
     reconciliation_pb2_grpc,
@@ -26,20 +27,27 @@ from mesh.paging import PageTokens
 from mesh.relay import Relay
 from mesh.server import MeshServer
 from mesh.token_issuers import OwnTokenSigner
+from payment_rpc.account_keys import AccountKeys
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, HintChannel
-from payment_rpc.channels.registry import Channels, Load
+from payment_rpc.channels.providers import PROVIDERS, Provider
+from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.attempt import Schedule
 from payment_rpc.servicer.callbacks import CallbackServicer
+from payment_rpc.servicer.channel_accounts import ChannelAccountServicer
 from payment_rpc.servicer.ledger import LedgerServicer
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.servicer.reconciliation import ReconciliationServicer
 from payment_rpc.servicer.refunds import RefundServicer
 from payment_rpc.servicer.wallets import WalletServicer
+from payment_rpc.usecases.account_channels import AccountChannels
+from payment_rpc.usecases.account_credentials import AccountRules
 from payment_rpc.usecases.callback_log import CallbackLog
 from payment_rpc.usecases.callback_questions import CallbackQuestions
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.channel_accounts import ChannelAccounts
+from payment_rpc.usecases.channel_choice import ChannelChoice
 from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.channel_steps import ChannelSteps
 from payment_rpc.usecases.checkouts import CheckoutTokens
@@ -51,6 +59,7 @@ from payment_rpc.usecases.merchant_terms import EnvironmentTerms, TermsOfMerchan
 from payment_rpc.usecases.messages import PAYMENT_TOPIC, EventDestination
 from payment_rpc.usecases.mock_callbacks import MockCallbacks
 from payment_rpc.usecases.order_answers import OrderDestination, OrderUpdates
+from payment_rpc.usecases.order_reader import OrderReader
 from payment_rpc.usecases.payment_completion import (
     ANSWER_PAUSES_SECONDS,
     ORDER_WAIT_SECONDS,
@@ -58,7 +67,7 @@ from payment_rpc.usecases.payment_completion import (
     PaymentCompletion,
 )
 from payment_rpc.usecases.payment_start import PaymentStart
-from payment_rpc.usecases.payments import OrderReader, Payments
+from payment_rpc.usecases.payments import Payments
 from payment_rpc.usecases.polling import Expiry, Polling
 from payment_rpc.usecases.queries import PaymentQueries, WalletQueries
 from payment_rpc.usecases.refund_results import RefundResults
@@ -103,15 +112,17 @@ class PaymentApp:
         config: PaymentConfig,
         page_tokens: PageTokens,
         return_urls: Mapping[str, tuple[str, ...]],
-        accounts: Load | None = None,
+        account_keys: AccountKeys | None = None,
+        account_rules: AccountRules | None = None,
+        providers: Mapping[str, Provider] = PROVIDERS,
         hints: HintChannel | None = None,
         events: Redis | None = None,
         checkout_signer: OwnTokenSigner | None = None,
         terms: TermsOfMerchants | None = None,
     ) -> None:
         """`redis` holds the cache, `events` the event streams; None: the same one.
-        `channels` are those of the configuration, `accounts` opens those of merchants, `hints` is
-        the channel of source 001.
+        `channels` are those of the configuration, `hints` is the channel of source 001.
+        `account_keys`: None: no merchant has accounts at `providers`.
         `checkout_signer`: None for no checkout tokens. `terms`: of merchants; None: all have
         those of `return_urls`.
         """
@@ -132,7 +143,24 @@ class PaymentApp:
             db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay
         )
         self.refund_results = RefundResults(db=db, clock=clock, ids=ids, cache=cache)
-        registry = Channels(channels, accounts)
+        account_keys = account_keys or AccountKeys.none()
+        account_rules = account_rules or AccountRules()
+        self.account_channels = AccountChannels(
+            db=db, clock=clock, keys=account_keys, providers=providers, rules=account_rules
+        )
+        self.channel_accounts = ChannelAccounts(
+            db=db,
+            clock=clock,
+            ids=ids,
+            page_tokens=page_tokens,
+            keys=account_keys,
+            providers=providers,
+            rules=account_rules,
+            channels=self.account_channels,
+        )
+        registry = Channels(
+            channels, self.account_channels.load, self.account_channels.load_of_provider
+        )
         steps = ChannelSteps(db=db, clock=clock, lease=lease)
         self.polling = Polling(
             db=db,
@@ -166,6 +194,7 @@ class PaymentApp:
             ),
             cancellation=self.cancellation,
             channels=registry,
+            choice=ChannelChoice(registry, self.account_channels),
             steps=steps,
             limits=limits,
             terms=terms or EnvironmentTerms(return_urls),
@@ -281,6 +310,11 @@ class PaymentApp:
         server.add(
             callback_pb2_grpc.add_CallbackServiceServicer_to_server,
             CallbackServicer(callbacks=self.callbacks, mock_callbacks=self.mock_callbacks),
+        )
+
+        server.add(
+            channel_account_pb2_grpc.add_ChannelAccountServiceServicer_to_server,
+            ChannelAccountServicer(self.channel_accounts),
         )
 
     def _wake_order_relay(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
@@ -12,6 +12,9 @@ from pydantic import Field, model_validator
 from mesh.settings import MeshSettings
 from payment_rpc.domain.attempt import LEASE_MAX
 
+# scheme, host and port; a path would be a page of somebody
+Origin = Annotated[str, Field(pattern=r"^https?://[!-.0-~]{1,200}$")]
+UrlOfServer = Annotated[str, Field(pattern=r"^https?://[!-~]{1,200}$")]
 UrlPrefix = Annotated[str, Field(pattern=r"^https?://[!-.0-~]+/[!-~]*$")]
 
 
@@ -42,6 +45,13 @@ class PaymentSettings(MeshSettings):
         return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
             Each has a host and a slash after it: the prefix https://shop.example would admit
             https://shop.example.evil.
+        account_key_file: keys of the credentials of channel accounts, see account_keys.py. Every
+            replica has the same; None: there are no accounts.
+        callback_base_url: where providers reach the gateway, e.g. https://pay.example; "": nowhere.
+        provider_urls: per provider, where TEST accounts find it, e.g. a simulator; in development
+            all accounts. None is used for a LIVE account in production.
+        btcpay_servers: origins of the BTCPay Servers that accounts may name. Accounts decide whom
+            this process calls otherwise.
         merchant_directory: ask merchant_rpc about merchants; what it does not say or know comes
             from the settings of this process. Otherwise they hold for all merchants.
     """
@@ -65,7 +75,10 @@ class PaymentSettings(MeshSettings):
     return_urls: dict[str, list[UrlPrefix]] = Field(
         default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}
     )
-
+    account_key_file: Path | None = None
+    callback_base_url: Origin | Literal[""] = ""
+    provider_urls: dict[str, UrlOfServer] = Field(default_factory=dict)
+    btcpay_servers: list[Origin] = Field(default_factory=list)
     merchant_directory: bool = False
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from mesh.outbox import OUTBOX
 from payment_rpc.domain import attempt, refund
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import CallbackKind, CallbackResult
+from payment_rpc.domain.channel_account import AccountMode, AccountState, AccountStep
 from payment_rpc.domain.difference import DifferenceState
 from payment_rpc.domain.payment import LIVE, PaymentState
 from payment_rpc.domain.refund import RefundState
@@ -414,6 +415,63 @@ SCAN_ACTION = Table(
     Index("ix_scan_action_acted_at", "acted_at"),
 )
 
+# Accounts of merchants at providers; the id is the `channel` of what was begun there. The
+# credentials are encrypted.
+CHANNEL_ACCOUNT = Table(
+    "channel_account",
+    metadata,
+    Column("account_id", Identifier(32), primary_key=True),
+    Column("provider", Identifier(16), nullable=False),
+    Column("merchant_id", Identifier(32), nullable=False),
+    Column("mode", Identifier(4), nullable=False),
+    Column("label", String(100), nullable=False),
+    Column("state", Identifier(8), nullable=False),
+    Column("provider_slot", SmallInteger, nullable=True),
+    Column("default_slot", SmallInteger, nullable=True),
+    Column("credentials", Text, nullable=False),
+    Column("key_id", Identifier(16), nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_by", String(80), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    # One default of a merchant for each provider, and one for what names none: NULLs do not
+    # collide.
+    UniqueConstraint(
+        "merchant_id", "provider", "provider_slot", name="uq_channel_account_provider_slot"
+    ),
+    UniqueConstraint("merchant_id", "default_slot", name="uq_channel_account_default_slot"),
+    CheckConstraint(one_of("mode", AccountMode), name="mode"),
+    CheckConstraint(one_of("state", AccountState), name="state"),
+    CheckConstraint(
+        "(provider_slot IS NULL AND default_slot IS NULL) OR (provider_slot IS NOT NULL AND "
+        "provider_slot = 1 AND (default_slot IS NULL OR default_slot = 1))",
+        name="slots",
+    ),
+    CheckConstraint("version > 0", name="version"),
+    Index("ix_channel_account_merchant", "merchant_id", "account_id"),
+    Index("ix_channel_account_key", "key_id", "account_id"),
+)
+
+# One row for each version of an account.
+CHANNEL_ACCOUNT_CHANGE = Table(
+    "channel_account_change",
+    metadata,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("account_id", Identifier(32), nullable=False),
+    Column("merchant_id", Identifier(32), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("step", Identifier(16), nullable=False),
+    Column("after_json", Text, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("trace_id", Identifier(32), nullable=False),
+    Column("changed_at", UtcMillis, nullable=False),
+    *chain_columns(),
+    UniqueConstraint("account_id", "version", name="uq_channel_account_change_version"),
+    CheckConstraint(one_of("step", AccountStep), name="step"),
+)
+
 # Logs that are evidence; each row continues the one before it. Each genuine callback is a chain of
 # its own, so that no callback waits for another one.
 WALLET_LOG = Log(
@@ -472,7 +530,37 @@ CALLBACK_LOG = Log(
         "received_at",
     ),
 )
+ACCOUNT_LOG = Log(
+    table=CHANNEL_ACCOUNT_CHANGE,
+    key="id",
+    entity=("account_id",),
+    said=(
+        "account_id",
+        "merchant_id",
+        "version",
+        "step",
+        "after_json",
+        "actor",
+        "reason",
+        "trace_id",
+        "changed_at",
+    ),
+)
+
+# Two transactions that both wanted to be first: the second one runs again and finds the first.
+RETRY_CONSTRAINTS = (
+    "uq_payment_live_slot",
+    "uq_channel_account_provider_slot",
+    "uq_channel_account_default_slot",
+)
 
 # Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate
 # --grant-to-services`).
-APPEND_ONLY = frozenset({LEDGER_TRANSACTION.name, LEDGER_POSTING.name, WALLET_ENTRY.name})
+APPEND_ONLY = frozenset(
+    {
+        LEDGER_TRANSACTION.name,
+        LEDGER_POSTING.name,
+        WALLET_ENTRY.name,
+        CHANNEL_ACCOUNT_CHANGE.name,
+    }
+)

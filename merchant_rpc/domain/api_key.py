@@ -20,7 +20,9 @@ TOKEN_LIFETIME: Final = timedelta(seconds=30)
 # Longer than a token lives, with the tolerance for clocks that differ.
 REVOCATIONS_LISTED: Final = timedelta(minutes=5)
 SUBJECT_PREFIX: Final = "key:"
-_PEOPLE: Final = "members:"  # rights over people, which no key has
+# Rights that no key has: over people, and over where the money goes. A key that leaked must not be
+# able to take the shop's income.
+_PEOPLE: Final = ("members:", "channel_accounts:write")
 
 _Network = IPv4Network | IPv6Network
 

@@ -46,10 +46,12 @@ _SCOPES = {
         read=("members",), write=tuple(area for area in SCOPE_AREAS if area != "members")
     ),
     MemberRole.DEVELOPER: _rights(
-        read=("payments", "orders", "events"), write=("webhooks", "keys")
+        read=("payments", "orders", "events", "channel_accounts"), write=("webhooks", "keys")
     ),
     MemberRole.SUPPORT: _rights(read=("payments", "events"), write=("orders", "refunds")),
-    MemberRole.FINANCE: _rights(read=("payments", "reports"), write=("refunds",)),
+    MemberRole.FINANCE: _rights(
+        read=("payments", "reports", "channel_accounts"), write=("refunds",)
+    ),
     MemberRole.VIEWER: _rights(read=("payments", "orders", "reports")),
 }
 

@@ -26,6 +26,7 @@ from payment_rpc.domain.difference import Kind
 from payment_rpc.domain.payment import MONEY, UNDECIDED, Disposition, PaymentState
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.tables import (
+    ACCOUNT_LOG,
     ATTEMPT,
     CALLBACK_LOG,
     CHANNEL_CALLBACK,
@@ -88,7 +89,7 @@ async def violations(db: Database, tolerance: AuditTolerance) -> AsyncIterator[V
     for part in (
         check_rows(db, metadata, words=_WORDS, documents=(STATEMENT_IMPORT.c.line_errors,)),
         check_outbox(db, tolerance),
-        check_logs(db, WALLET_LOG, SCAN_LOG, CALLBACK_LOG),
+        check_logs(db, WALLET_LOG, SCAN_LOG, CALLBACK_LOG, ACCOUNT_LOG),
         run_checks(db, checks),
         check_seals(db, tolerance),
     ):

@@ -14,10 +14,18 @@ Load = Callable[[str], Awaitable[Channel | None]]
 class Channels:
     """Channels that the process was configured with, and those of merchants' accounts."""
 
-    def __init__(self, fixed: Mapping[str, Channel], load: Load | None = None) -> None:
-        """`load` opens the channel of an account; None: there are no accounts."""
+    def __init__(
+        self,
+        fixed: Mapping[str, Channel],
+        load: Load | None = None,
+        load_of_provider: Load | None = None,
+    ) -> None:
+        """`load` opens the channel of an account, `load_of_provider` that of the account for which
+        a provider sends its messages to an address without one; None: there are no accounts.
+        """
         self._fixed = fixed
         self._load = load
+        self._load_of_provider = load_of_provider
 
     async def get(self, name: str) -> Channel:
         """The channel of an account, whatever its state: attempts that were begun there end there.
@@ -33,3 +41,16 @@ class Channels:
                 f"channel: there is no channel {name!r}", fields={"channel": "unknown"}
             )
         return channel
+
+    async def addressed(self, name: str) -> Channel:
+        """The channel whose messages come to an address that names it, or names its provider. What
+        is written down is the channel's own name.
+
+        Raises:
+            ChannelNotSupported: there is none.
+        """
+        if name not in self._fixed and self._load_of_provider is not None:
+            channel = await self._load_of_provider(name)
+            if channel is not None:
+                return channel
+        return await self.get(name)

@@ -216,3 +216,18 @@ class MerchantNotLive(MoneyError):
     """The shop does not take real money yet."""
 
     reason = "MERCHANT_NOT_LIVE"
+
+
+class ChannelAccountNotFound(MoneyError):
+    """There is no such channel account."""
+
+    reason = "CHANNEL_ACCOUNT_NOT_FOUND"
+
+
+class ChannelAccountChanged(MoneyError):
+    """Somebody changed the channel account meanwhile.
+
+    `metadata` has its version.
+    """
+
+    reason = "CHANNEL_ACCOUNT_CHANGED"

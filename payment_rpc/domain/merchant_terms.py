@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from mesh.merchant_status import MerchantStatus
+from payment_rpc.domain.channel_account import AccountMode, provider_of
 from payment_rpc.domain.errors import (
     ChannelNotSupported,
     MerchantNotLive,
@@ -24,13 +25,14 @@ class MerchantTerms:
 
     name: str = ""  # as buyers see it; "" where nobody said
     return_urls: tuple[str, ...] = ()  # prefixes of where a cashier may send a buyer back
-    channels: frozenset[str] = frozenset()  # that may take money; empty: all of them
+    # accounts, providers and channels that may take money; empty: all of them
+    channels: frozenset[str] = frozenset()
     is_test: bool = False
     status: MerchantStatus = MerchantStatus.OPEN
 
-    def require_open(self, *, channel: str) -> None:
+    def require_open(self, *, channel: str, mode: AccountMode | None = None) -> None:
         """Whether a channel may take new money for the merchant. A wallet is no channel: what it
-        holds was taken before.
+        holds was taken before. `mode`: of the account, None where the channel is none.
 
         Raises:
             MerchantSuspended, MerchantNotLive: nothing may. ChannelNotSupported: another one may.
@@ -42,9 +44,9 @@ class MerchantTerms:
                 raise MerchantNotLive
         if channel == WALLET:
             return
-        if (self.is_test and channel != TEST_CHANNEL) or (
-            self.channels and channel not in self.channels
-        ):
+        moves_test_money = channel == TEST_CHANNEL or mode is AccountMode.TEST
+        named = {channel, provider_of(channel)}
+        if (self.is_test and not moves_test_money) or (self.channels and not named & self.channels):
             raise ChannelNotSupported(
                 f"channel: the shop does not take money by {channel}",
                 fields={"channel": "the shop does not use it"},

@@ -6,6 +6,7 @@ from paymesh.common.v1 import errors_pb2
 from paymesh.payment.v1 import payment_pb2
 
 from mesh.times import timestamp
+from payment_rpc.domain.channel_account import provider_of
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.servicer.failure_texts import failure_message
 
@@ -26,6 +27,7 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
         state=STATES[payment.state],
         payment_method=payment.payment_method,
         channel=payment.channel,
+        provider=provider_of(payment.channel),
         channel_trade_no=payment.channel_trade_no,
         captured=payment.captured.format(),
         refunded=payment.refunded.format(),

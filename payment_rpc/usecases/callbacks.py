@@ -134,7 +134,7 @@ class Callbacks:
                 stale), PaymentNotFound, RefundNotFound (not one of ours): where the channel
                 expects no refusal of its own form.
         """
-        source = await self._channels.get(channel)
+        source = await self._channels.addressed(channel)
         try:
             result = await self._handle(source, inbound)
         except (Unavailable, OutcomeUnknown, RateLimited):

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Protocol
 
 from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
@@ -19,18 +18,21 @@ from mesh.errors import MeshError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
-from payment_rpc.channels import Channel
+from payment_rpc.channels.capabilities import Instrument
 from payment_rpc.channels.registry import Channels
 from payment_rpc.channels.requests import Checkout
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import Card, CardSummary
+from payment_rpc.domain.channel_account import AccountMode
 from payment_rpc.domain.errors import PaymentInProgress, PaymentMethodNotSupported
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.channel_choice import HANDED, ChannelChoice, ChosenChannel
 from payment_rpc.usecases.channel_steps import ChannelSteps
 from payment_rpc.usecases.merchant_terms import TermsOfMerchants, name_for_buyers
+from payment_rpc.usecases.order_reader import OrderReader
 from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
 from payment_rpc.usecases.payment_start import (
     IN_PROGRESS_RETRY_SECONDS,
@@ -44,28 +46,8 @@ from payment_rpc.usecases.payment_start import (
 APPLY_SECONDS = 1.0
 CARD_CHANNEL = "sandbox"
 TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order
-_CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK: the name of source 001
-
-
-class OrderReader(Protocol):
-    """The part of order_rpc that answers reads."""
-
-    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
-        """An order.
-
-        Raises:
-            OrderNotFound: there is none. OrderCreating: order_rpc still writes that of the ticket.
-        """
-        ...
-
-    async def register(self, new: NewExternalOrder) -> OrderToPay:
-        """A merchant's own order, new or as it is now.
-
-        Raises:
-            OrderExistsDifferent: its number names another order. InvalidArgument: order_rpc takes
-                no such order.
-        """
-        ...
+# What a key is bound to: MOCK is the name of source 001, and keys of before accounts know no "".
+_FINGERPRINTS = {"": "sandbox", "mock": "sandbox"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +107,7 @@ class Payments:
         completion: PaymentCompletion,
         cancellation: Cancellation,
         channels: Channels,
+        choice: ChannelChoice,
         steps: ChannelSteps,
         limits: ChargingLimits,
         terms: TermsOfMerchants,
@@ -136,6 +119,7 @@ class Payments:
         self._completion = completion
         self._cancellation = cancellation
         self._channels = channels
+        self._choice = choice
         self._steps = steps
         self._limits = limits
 
@@ -172,18 +156,17 @@ class Payments:
             "payment_method": CREDIT_CARD,
             "credit_card": _spelled(summary),
         }
-        channel = await self._channels.get(CARD_CHANNEL)
-        send = self._card_sender(channel, card)
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
         started = await self._begin(
             command,
             idempotency_key,
             fingerprint,
             payment_method=CREDIT_CARD,
-            channel=channel.name,
             card=summary,
         )
-        return await self._completion.complete(started, send, idempotency_key, fingerprint)
+        return await self._completion.complete(
+            started, self._card_sender(card), idempotency_key, fingerprint
+        )
 
     async def top_up(self, command: TopUp, caller: Caller) -> Payment:
         """Pays money into the caller's wallet by card and returns the payment: SUCCESS, or PAYING
@@ -202,7 +185,6 @@ class Payments:
             "currency": amount.currency,
             "credit_card": _spelled(summary),
         }
-        channel = await self._channels.get(CARD_CHANNEL)
         idempotency_key = idempotency_key_of(caller, "TopUp", command.key, command.merchant_id)
         started = await self._start.find_earlier(idempotency_key, fingerprint)
         if started is None:
@@ -218,14 +200,14 @@ class Payments:
                 NewPayment(
                     order=itself,
                     payment_method=TOP_UP,
-                    channel=channel.name,
+                    channel=CARD_CHANNEL,
                     card=summary,
                     idempotency_key=idempotency_key,
                     fingerprint=fingerprint,
                 )
             )
         return await self._completion.complete(
-            started, self._card_sender(channel, command.card), idempotency_key, fingerprint
+            started, self._card_sender(command.card), idempotency_key, fingerprint
         )
 
     async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
@@ -236,13 +218,12 @@ class Payments:
             "payment_method": BALANCE,
         }
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
-        started = await self._begin(
-            command, idempotency_key, fingerprint, payment_method=BALANCE, channel=WALLET
-        )
+        started = await self._begin(command, idempotency_key, fingerprint, payment_method=BALANCE)
         return await self._completion.complete(started, _never_sent, idempotency_key, fingerprint)
 
-    def _card_sender(self, channel: Channel, card: Card) -> Send:
+    def _card_sender(self, card: Card) -> Send:
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            channel = await self._channels.get(attempt.channel)
             return await channel.charge(
                 attempt_id=attempt.attempt_id,
                 amount=payment.amount,
@@ -261,8 +242,6 @@ class Payments:
         Raises:
             ChannelNotSupported, ReturnUrlNotAllowed and the refusals of `charge`.
         """
-        name = _CHANNEL_NAMES.get(command.channel.lower(), command.channel)
-        channel = await self._channels.get(name)
         if command.return_url:
             terms = await self._terms.of(command.merchant_id)
             terms.require_return_url(command.return_url)
@@ -270,13 +249,14 @@ class Payments:
             "order_id": command.order_id,
             "amount": command.amount.positive().canonical,
             "currency": command.amount.currency,
-            "channel": name,
+            "channel": _FINGERPRINTS.get(command.channel.lower(), command.channel),
             "return_url": command.return_url,
         }
 
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
             # First: what merchant_rpc takes is no longer the channel's.
             merchant_name = await name_for_buyers(self._terms, payment.merchant_id)
+            channel = await self._channels.get(attempt.channel)
             return await channel.checkout(
                 attempt_id=attempt.attempt_id,
                 amount=payment.amount,
@@ -294,9 +274,7 @@ class Payments:
         idempotency_key = idempotency_key_of(
             caller, "CreatePayment", command.key, command.merchant_id
         )
-        started = await self._begin(
-            command, idempotency_key, fingerprint, payment_method=CASHIER, channel=name
-        )
+        started = await self._begin(command, idempotency_key, fingerprint, payment_method=CASHIER)
         if command.new_order is not None and started.earlier_id and not started.replayed:
             mark_replayed()
         return await self._completion.complete(started, send, idempotency_key, fingerprint)
@@ -308,7 +286,6 @@ class Payments:
         fingerprint: Mapping[str, str],
         *,
         payment_method: str,
-        channel: str,
         card: CardSummary | None = None,
     ) -> StartResult:
         """What an earlier call with this key left; else a new payment, after the check that this
@@ -317,9 +294,12 @@ class Payments:
         if (earlier := await self._start.find_earlier(idempotency_key, fingerprint)) is not None:
             return earlier
         try:
+            chosen = await self._chosen(command, payment_method)
             order = await self._order(command)
             user_id = command.user_id or buyer_of(order.order_id)
             order.check(user_id=user_id, amount=command.amount, now=self._clock.now())
+            if chosen is not None:
+                chosen.require_amount(order.amount)
         except MeshError:
             # A call with the same key may have begun, and even paid, since our first look. Then
             # this call is its repetition.
@@ -332,11 +312,26 @@ class Payments:
             NewPayment(
                 order=order,
                 payment_method=payment_method,
-                channel=channel,
+                channel=WALLET if chosen is None else chosen.channel.name,
                 card=card,
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint,
-            )
+            ),
+            None if chosen is None else chosen.mode,
+        )
+
+    async def _chosen(
+        self, command: Charge | CreatePayment, payment_method: str
+    ) -> ChosenChannel | None:
+        """The channel of a new payment; None for a wallet. It takes what the buyer pays with."""
+        if payment_method == BALANCE:
+            return None
+        if isinstance(command, CreatePayment):
+            named, pays_with = command.channel, HANDED
+        else:
+            named, pays_with = "", frozenset({Instrument.CARD})
+        return await self._choice.choose(
+            merchant_id=command.merchant_id, named=named, pays_with=pays_with
         )
 
     async def _order(self, command: Charge | CreatePayment) -> OrderToPay:
@@ -361,10 +356,10 @@ class Payments:
         call, longest = current_call(), self._limits.channel_timeout_seconds
         return longest if call is None else min(longest, call.remaining_seconds() - APPLY_SECONDS)
 
-    async def _start_payment(self, new: NewPayment) -> StartResult:
+    async def _start_payment(self, new: NewPayment, mode: AccountMode | None = None) -> StartResult:
         """Runs tx1. A cashier that blocks the new payment is closed first."""
         terms = await self._terms.of(new.order.merchant_id)
-        terms.require_open(channel=new.channel)
+        terms.require_open(channel=new.channel, mode=mode)
         started = await self._start.start(new)
         failpoint(
             {

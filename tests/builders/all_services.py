@@ -18,6 +18,7 @@ from paymesh.options.v1 import options_pb2
 from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, order_pb2_grpc, statistics_pb2
 from paymesh.payment.v1 import (
     callback_pb2,
+    channel_account_pb2,
     ledger_pb2,
     payment_pb2,
     reconciliation_pb2,
@@ -55,6 +56,7 @@ MERCHANT_RPC = "merchant_rpc"
 MODULES = (
     payment_pb2,
     callback_pb2,
+    channel_account_pb2,
     refund_pb2,
     ledger_pb2,
     reconciliation_pb2,

@@ -179,6 +179,30 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "dedupe_key": "x",
         }
     ],
+    "channel_account": [
+        {
+            "account_id": "stripe_0123456789ab",
+            "provider": "stripe",
+            "merchant_id": "mall",
+            "mode": "LIVE",
+            "state": "ENABLED",
+            "provider_slot": 1,
+            "default_slot": 1,
+            "credentials": "c2VhbGVk",
+            "key_id": "1",
+            "hint": "{}",
+            "version": 1,
+        }
+    ],
+    "channel_account_change": [
+        {
+            "account_id": "stripe_0123456789ab",
+            "merchant_id": "mall",
+            "version": 1,
+            "step": "CREATE",
+            "after_json": "{}",
+        }
+    ],
     "scan_action": [{"payment_id": "PAY2", "attempt_id": "ATT2", "action": "QUERY"}],
     "product": [
         {

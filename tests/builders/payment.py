@@ -48,6 +48,7 @@ from payment_rpc.tables import (
     LEDGER_TRANSACTION,
     MANUAL_REVIEW,
     ORDER_GATE,
+    RETRY_CONSTRAINTS,
     metadata,
 )
 from payment_rpc.usecases.payments import Charge, CreatePayment
@@ -599,7 +600,7 @@ async def payment_world(
                 fee_basis_points=fee_basis_points,
             )
         )
-        db = open_patiently(payment_url, metadata, retry_constraints=("uq_payment_live_slot",))
+        db = open_patiently(payment_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
         stack.push_async_callback(db.close)
         await create_tables(db.engine, metadata)
         channel = UnreliableChannel(

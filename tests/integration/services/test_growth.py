@@ -74,6 +74,8 @@ FOR_EVER = {
     "wallet_entry": "the books",
     "order_gate": "a closed order must never be paid",
     "attention": "decisions about money",
+    "channel_account": "money of its payments may come and go back for ever",
+    "channel_account_change": "evidence",
     "statement_import": "evidence",
     "statement_difference": "evidence",
     "orders": "the books",

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor
 from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, statistics_pb2
-from paymesh.payment.v1 import callback_pb2, ledger_pb2, payment_pb2, reconciliation_pb2, refund_pb2
+from paymesh.payment.v1 import (
+    callback_pb2,
+    channel_account_pb2,
+    ledger_pb2,
+    payment_pb2,
+    reconciliation_pb2,
+    refund_pb2,
+)
 from paymesh.seckill.v1 import activity_pb2, seckill_pb2
 
 from gateway.codec.dialect import FieldError
@@ -194,6 +201,7 @@ def requests() -> Iterator[Descriptor]:
         refund_pb2,
         ledger_pb2,
         callback_pb2,
+        channel_account_pb2,
         reconciliation_pb2,
         seckill_pb2,
         activity_pb2,

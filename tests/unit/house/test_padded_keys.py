@@ -62,6 +62,7 @@ class Origin(Enum):
 O = Origin
 ORIGINS = {
     "account": O.OURS,
+    "account_id": O.CALLER,
     "activity_id": O.CALLER,
     "aggregate_id": O.OURS,
     "attempt_id": O.OURS,
@@ -104,6 +105,7 @@ ORIGINS = {
     "order_id": O.CALLER,
     "order_no": O.CALLER,
     "payment_id": O.CALLER,
+    "provider": O.CALLER,
     "refund_id": O.CALLER,
     "request_id": O.CALLER,
     "resource_id": O.OURS,
@@ -134,6 +136,8 @@ FREE = {
     "street",
     "postal_code",
     "carrier",
+    "credentials",
+    "label",
     "password",  # only its hash is kept
     "credit_card_number",
     "credit_card_cvv",

@@ -133,9 +133,13 @@ def test_an_owner_has_every_right_of_the_contract() -> None:
     [
         (MemberRole.OWNER, set(SCOPE_AREAS), set()),
         (MemberRole.ADMIN, set(SCOPE_AREAS) - {"members"}, {"members"}),
-        (MemberRole.DEVELOPER, {"webhooks", "keys"}, {"payments", "orders", "events"}),
+        (
+            MemberRole.DEVELOPER,
+            {"webhooks", "keys"},
+            {"payments", "orders", "events", "channel_accounts"},
+        ),
         (MemberRole.SUPPORT, {"orders", "refunds"}, {"payments", "events"}),
-        (MemberRole.FINANCE, {"refunds"}, {"payments", "reports"}),
+        (MemberRole.FINANCE, {"refunds"}, {"payments", "reports", "channel_accounts"}),
         (MemberRole.VIEWER, set(), {"payments", "orders", "reports"}),
     ],
 )

@@ -29,7 +29,7 @@ class _ApiKeyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyKind
     API_KEY_KIND_UNSPECIFIED: _ApiKeyKind.ValueType  # 0
     """Never stored."""
     API_KEY_KIND_SECRET: _ApiKeyKind.ValueType  # 1
-    """`pmsk_`: the server of the merchant, every scope but members."""
+    """`pmsk_`: the server of the merchant, every scope but members and channel_accounts:write."""
     API_KEY_KIND_RESTRICTED: _ApiKeyKind.ValueType  # 2
     """`pmrk_`: the scopes that it names."""
     API_KEY_KIND_PUBLISHABLE: _ApiKeyKind.ValueType  # 3
@@ -41,7 +41,7 @@ class ApiKeyKind(_ApiKeyKind, metaclass=_ApiKeyKindEnumTypeWrapper):
 API_KEY_KIND_UNSPECIFIED: ApiKeyKind.ValueType  # 0
 """Never stored."""
 API_KEY_KIND_SECRET: ApiKeyKind.ValueType  # 1
-"""`pmsk_`: the server of the merchant, every scope but members."""
+"""`pmsk_`: the server of the merchant, every scope but members and channel_accounts:write."""
 API_KEY_KIND_RESTRICTED: ApiKeyKind.ValueType  # 2
 """`pmrk_`: the scopes that it names."""
 API_KEY_KIND_PUBLISHABLE: ApiKeyKind.ValueType  # 3

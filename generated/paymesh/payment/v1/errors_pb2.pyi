@@ -88,6 +88,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The merchant is suspended or closed: no new payments and orders. Money can still go back."""
     ERROR_REASON_MERCHANT_NOT_LIVE: _ErrorReason.ValueType  # 43
     """The merchant may only use its test sibling."""
+    ERROR_REASON_CHANNEL_ACCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 44
+    """There is no such channel account, or it is another merchant's."""
+    ERROR_REASON_CHANNEL_ACCOUNT_CHANGED: _ErrorReason.ValueType  # 45
+    """The channel account has another version than the one that was read."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of payment_rpc. MoneyOutcome stands beside every one of them."""
@@ -158,4 +162,8 @@ ERROR_REASON_MERCHANT_SUSPENDED: ErrorReason.ValueType  # 42
 """The merchant is suspended or closed: no new payments and orders. Money can still go back."""
 ERROR_REASON_MERCHANT_NOT_LIVE: ErrorReason.ValueType  # 43
 """The merchant may only use its test sibling."""
+ERROR_REASON_CHANNEL_ACCOUNT_NOT_FOUND: ErrorReason.ValueType  # 44
+"""There is no such channel account, or it is another merchant's."""
+ERROR_REASON_CHANNEL_ACCOUNT_CHANGED: ErrorReason.ValueType  # 45
+"""The channel account has another version than the one that was read."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -252,6 +252,7 @@ class Payment(_message.Message):
     CHECKOUT_URL_FIELD_NUMBER: _builtins.int
     CHECKOUT_TOKEN_FIELD_NUMBER: _builtins.int
     CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """"PAY" and a ULID. Source spellings: payNo, pay_no."""
     order_id: _builtins.str
@@ -269,7 +270,7 @@ class Payment(_message.Message):
     payment_method: _builtins.str
     """"credit_card", "cashier", "balance" (the wallet) or "top_up" (into the wallet)."""
     channel: _builtins.str
-    """The channel, e.g. "sandbox"."""
+    """The channel: a channel account, e.g. "stripe_01j9z3k8m4qp", or "sandbox"."""
     channel_trade_no: _builtins.str
     """The channel's number of the capture; empty before."""
     captured: _builtins.str
@@ -292,6 +293,8 @@ class Payment(_message.Message):
     """For the buyer of a merchant's own order: a bearer token that can pay exactly this order. Only in the answer of CreatePayment to the merchant."""
     customer_email: _builtins.str
     """Address of the merchant's customer; for the merchant only."""
+    provider: _builtins.str
+    """Whose channel it is, e.g. "stripe"; the channel itself where it is no account."""
     @_builtins.property
     def next_action(self) -> Global___NextAction:
         """The buyer's next step, while PAYING at a cashier."""
@@ -350,10 +353,11 @@ class Payment(_message.Message):
         checkout_url: _builtins.str = ...,
         checkout_token: _builtins.str = ...,
         customer_email: _builtins.str = ...,
+        provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "created_at", b"created_at", "expires_at", b"expires_at", "failure", b"failure", "next_action", b"next_action", "paid_at", b"paid_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "captured", b"captured", "card", b"card", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "checkout_token", b"checkout_token", "checkout_url", b"checkout_url", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "expires_at", b"expires_at", "failure", b"failure", "merchant_id", b"merchant_id", "next_action", b"next_action", "order_id", b"order_id", "order_no", b"order_no", "outcome", b"outcome", "paid_at", b"paid_at", "payment_id", b"payment_id", "payment_method", b"payment_method", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "captured", b"captured", "card", b"card", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "checkout_token", b"checkout_token", "checkout_url", b"checkout_url", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "expires_at", b"expires_at", "failure", b"failure", "merchant_id", b"merchant_id", "next_action", b"next_action", "order_id", b"order_id", "order_no", b"order_no", "outcome", b"outcome", "paid_at", b"paid_at", "payment_id", b"payment_id", "payment_method", b"payment_method", "provider", b"provider", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,7 +525,9 @@ class CreatePaymentRequest(_message.Message):
     currency: _builtins.str
     """ISO 4217; empty means the order's currency. Required from a merchant."""
     channel: _builtins.str
-    """Empty means "sandbox"; "MOCK" of source 001 means the same."""
+    """A channel account of the merchant, or a provider for its default account there, or "sandbox"; "MOCK" of source 001 means the same. Empty: the
+    merchant's default account, else "sandbox".
+    """
     return_url: _builtins.str
     """Where the cashier sends the buyer afterwards; must be on the merchant's allow-list."""
     user_id: _builtins.str
