@@ -12,8 +12,10 @@ from functools import partial
 from typing import assert_never
 
 from mesh.money import Money
+from payment_rpc.domain import ledger
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Finding, Kind
+from payment_rpc.domain.ledger import LedgerTransaction
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.statement import BadLine, Line, LineType, Statement
 
@@ -46,6 +48,18 @@ class OurRefund:
     fee: Money
     refund_no: str
     refunded_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnbookedFee:
+    """A fee that only the statement tells. `trade_no`: of the capture that it was kept of, "" for
+    what came back with a refund.
+    """
+
+    payment_id: str
+    booking: LedgerTransaction
+    fee: Money
+    trade_no: str
 
 
 class Matching:
@@ -108,8 +122,61 @@ class Matching:
                     Kind.FEE_MISMATCH,
                     f"the channel kept a fee of {line.amount} that our books do not know",
                 )
+            case (
+                LineType.DISPUTE | LineType.DISPUTE_REVERSED | LineType.ADJUSTMENT | LineType.PAYOUT
+            ):
+                return None
             case _:
                 assert_never(line.type)
+
+    def unbooked_fees(
+        self,
+        lines: Sequence[Line | BadLine],
+        *,
+        captures: Mapping[str, OurCapture],
+        refunds: Mapping[str, OurRefund],
+    ) -> Iterator[UnbookedFee]:
+        """Fees in some lines that match our books in everything else, of a channel that tells its
+        fees by its statement only.
+        """
+        for line in lines:
+            if isinstance(line, BadLine) or self._firsts[line.content] != line.line_no:
+                continue
+            if line.fee.minor <= 0 or line.fee.currency != line.amount.currency:
+                continue
+            capture = captures.get(line.attempt_id)
+            refund = refunds.get(line.refund_id)
+            if line.type is LineType.CAPTURE and capture is not None:
+                without_fee = replace(line, fee=capture.fee)
+                if capture.fee.minor == 0 and self._judge_capture(without_fee, capture) is None:
+                    yield UnbookedFee(
+                        payment_id=capture.payment_id,
+                        booking=ledger.fee_charged(
+                            attempt_id=capture.attempt_id,
+                            payment_id=capture.payment_id,
+                            channel=self._channel,
+                            fee=line.fee,
+                        ),
+                        fee=line.fee,
+                        trade_no=line.trade_no,
+                    )
+            elif line.type is LineType.REFUND and refund is not None:
+                without_fee = replace(line, fee=refund.fee)
+                if (
+                    refund.fee.minor == 0
+                    and self._judge_refund(without_fee, refund, capture) is None
+                ):
+                    yield UnbookedFee(
+                        payment_id=refund.payment_id,
+                        booking=ledger.fee_returned(
+                            refund_id=refund.refund_id,
+                            payment_id=refund.payment_id,
+                            channel=self._channel,
+                            fee=line.fee,
+                        ),
+                        fee=line.fee,
+                        trade_no="",
+                    )
 
     def wrong_totals(self) -> Iterator[Finding]:
         """Findings about totals that differ from the sum of the lines: lines were lost, added or

@@ -18,19 +18,27 @@ from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND
 _A, _R, _P = ATTEMPT.c, REFUND.c, LEDGER_POSTING.c
 
 
-async def captures_named(tx: AsyncConnection, attempt_ids: Sequence[str]) -> dict[str, OurCapture]:
-    """Our attempts of these ids."""
+async def captures_named(
+    tx: AsyncConnection, attempt_ids: Sequence[str], *, channel: str
+) -> dict[str, OurCapture]:
+    """Attempts of a channel with these ids."""
     return {
         capture.attempt_id: capture
-        for capture in await _captures(tx, _A.attempt_id.in_(attempt_ids), limit=None)
+        for capture in await _captures(
+            tx, (_A.channel == channel) & _A.attempt_id.in_(attempt_ids), limit=None
+        )
     }
 
 
-async def refunds_named(tx: AsyncConnection, refund_ids: Sequence[str]) -> dict[str, OurRefund]:
-    """Our refunds of these ids."""
+async def refunds_named(
+    tx: AsyncConnection, refund_ids: Sequence[str], *, channel: str
+) -> dict[str, OurRefund]:
+    """Refunds of a channel with these ids."""
     return {
         refund.refund_id: refund
-        for refund in await _refunds(tx, _R.refund_id.in_(refund_ids), limit=None)
+        for refund in await _refunds(
+            tx, (_R.channel == channel) & _R.refund_id.in_(refund_ids), limit=None
+        )
     }
 
 
@@ -107,6 +115,11 @@ async def _refunds(
         )
         for row in rows
     ]
+
+
+async def is_booked(tx: AsyncConnection, business_key: str) -> bool:
+    """Whether the books have a transaction under this key."""
+    return bool(await _fees(tx, [business_key]))
 
 
 async def _fees(tx: AsyncConnection, keys: Sequence[str]) -> dict[str, Money]:

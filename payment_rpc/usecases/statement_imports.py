@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,10 +20,11 @@ from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from mesh.logs import get_logger
 from payment_rpc.channels import Channel
+from payment_rpc.channels.capabilities import FeeKnown
 from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.difference import Finding
 from payment_rpc.domain.errors import ChannelUnavailable
-from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
+from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund, UnbookedFee
 from payment_rpc.domain.statement import (
     BadLine,
     ChannelDay,
@@ -31,7 +33,7 @@ from payment_rpc.domain.statement import (
     Statement,
     StatementUnreadable,
 )
-from payment_rpc.store import differences, own_records
+from payment_rpc.store import differences, ledger, own_records, payments
 from payment_rpc.store import statement_imports as imports
 from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import STATEMENT_IMPORT
@@ -143,6 +145,8 @@ class StatementImports:
         bounds = channel.capabilities.statement_day.bounds(date.fromisoformat(running.date))
         matching = await self._open(running, channel, bounds)
         chunk = matching.lines[running.processed : running.processed + self._chunk]
+        if channel.capabilities.fee_known is FeeKnown.STATEMENT:
+            await self._book_fees(running, matching, chunk)
         if chunk and not await self._db.run(self._match, running, matching, chunk):
             return
         if running.processed + len(chunk) >= len(matching.lines):
@@ -196,12 +200,32 @@ class StatementImports:
         present = await imports.get_import(tx, running.import_id)
         if present.processed != running.processed or present.state != "RUNNING":
             return False  # another process compared it
-        captures = await own_records.captures_named(tx, sorted({line.attempt_id for line in chunk}))
-        refunds = await own_records.refunds_named(tx, sorted({line.refund_id for line in chunk}))
+        captures, refunds = await _named(tx, chunk, running.channel)
         found = [matching.judge(line, captures=captures, refunds=refunds) for line in chunk]
         await imports.advance(tx, running, processed=running.processed + len(chunk))
         await self._file(tx, running, [finding for finding in found if finding is not None])
         return True
+
+    async def _book_fees(
+        self, running: StatementImport, matching: Matching, chunk: Sequence[Line | BadLine]
+    ) -> None:
+        """Books fees that only the statement tells, each in a transaction of its own, so that no
+        charge waits for long. A crash leaves some for the next try.
+        """
+        captures, refunds = await self._db.read(_named, chunk, running.channel)
+        for unbooked in matching.unbooked_fees(chunk, captures=captures, refunds=refunds):
+            await self._db.run(self._book_fee, unbooked)
+
+    async def _book_fee(self, tx: AsyncConnection, unbooked: UnbookedFee) -> None:
+        now = self._clock.now()
+        payment = await payments.lock_payment(tx, unbooked.payment_id)
+        if await own_records.is_booked(tx, unbooked.booking.key):
+            return
+        changed = payment.touched(at=now)
+        if unbooked.trade_no and unbooked.trade_no == payment.channel_trade_no:
+            changed = replace(changed, fee=unbooked.fee)
+        booked = await ledger.book(tx, changed, unbooked.booking, at=now)
+        await payments.save_payment(tx, booked, read_version=payment.version)
 
     async def _file(
         self, tx: AsyncConnection, of: StatementImport, findings: Sequence[Finding]
@@ -292,6 +316,20 @@ class StatementImports:
                         adjacent_day.isoformat()
                     )
         return found
+
+
+async def _named(
+    tx: AsyncConnection, lines: Sequence[Line | BadLine], channel: str
+) -> tuple[dict[str, OurCapture], dict[str, OurRefund]]:
+    """Our captures and refunds at the channel that some lines name."""
+    return (
+        await own_records.captures_named(
+            tx, sorted({line.attempt_id for line in lines}), channel=channel
+        ),
+        await own_records.refunds_named(
+            tx, sorted({line.refund_id for line in lines}), channel=channel
+        ),
+    )
 
 
 def _digest(content: bytes) -> str:
