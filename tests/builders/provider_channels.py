@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import httpx
+import msgspec
 
 from mesh.clock import Clock, SystemClock
 from mesh.money import Money
@@ -18,6 +19,8 @@ from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay.credentials import parse as parse_alipay
 from payment_rpc.channels.inbound import Inbound
 from payment_rpc.channels.requests import CapturedAttempt, Checkout
+from payment_rpc.channels.stripe import channel as stripe
+from payment_rpc.channels.stripe.credentials import parse as parse_stripe
 from payment_rpc.channels.wechat import channel as wechat
 from payment_rpc.channels.wechat.credentials import parse as parse_wechat
 from payment_rpc.domain.facts import ChannelFact
@@ -25,11 +28,14 @@ from payment_rpc.domain.refund_facts import RefundFact
 from sandbox.providers.alipay import PROVIDER as ALIPAY
 from sandbox.providers.server import RunningProvider, running_provider
 from sandbox.providers.simulation import Provider
+from sandbox.providers.stripe import PROVIDER as STRIPE
+from sandbox.providers.stripe.config import StripeConfig
 from sandbox.providers.webhooks import Target
 from sandbox.providers.wechat import PROVIDER as WECHAT
 from tests.support import china_credentials
 
 TIMEOUT_SECONDS = 20.0
+STRIPE_CONFIG = StripeConfig()
 ORDER = Checkout(subject="tea 100% 茶 {", return_url="https://shop.example/back")
 
 
@@ -41,6 +47,7 @@ class SimulatedChannel:
         steps: method, path and text of the request of each step, for faults.
         method: the way to pay whose checkout calls the provider.
         status_field: the field of a query's answer with the status word.
+        repeats_errors: an error of the provider's own is repeated for a day under the same key.
     """
 
     provider: ClassVar[Provider[Any]]
@@ -48,6 +55,7 @@ class SimulatedChannel:
     method = ""
     currency = "CNY"
     status_field = ""
+    repeats_errors = False
 
     def __init__(self, running: RunningProvider[Any], clock: Clock, client: httpx.AsyncClient):
         self.running = running
@@ -178,13 +186,17 @@ class SimulatedChannel:
         moved = (await self.client.get("/_sim/money")).json()["movements"]
         return [(one["kind"], one["own_id"], one["amount_minor"]) for one in moved]
 
+    def target(self, url: str) -> Target:
+        """Where notices go."""
+        return Target(url=url)
+
     def notices(self) -> list[Inbound]:
         """All notices so far, signed now."""
         simulation = self.running.simulation
         rule = self.provider.rule(simulation.config, simulation.clock)
         found = []
         for one in simulation.deliveries.deliveries:
-            outgoing = rule.render(one.notice, Target(url=one.notice.url), 1)
+            outgoing = rule.render(one.notice, self.target(one.notice.url), 1)
             headers = {name.lower(): value for name, value in outgoing.headers.items()}
             found.append(Inbound(body=outgoing.body, headers=headers))
         return found
@@ -263,7 +275,59 @@ class SimulatedWechat(SimulatedChannel):
         return [key, str(china_credentials.WECHAT["api_v3_key"])]
 
 
-KINDS: dict[str, type[SimulatedChannel]] = {"alipay": SimulatedAlipay, "wechat": SimulatedWechat}
+class SimulatedStripe(SimulatedChannel):
+    """Stripe, with the client secret."""
+
+    provider = STRIPE
+    steps: ClassVar = {
+        "checkout": ("POST", "/v1/payment_intents", ""),
+        "query": ("GET", "/v1/payment_intents/pi_", ""),
+        "close": ("POST", "/v1/payment_intents/pi_", ""),
+        "refund": ("POST", "/v1/refunds", ""),
+        "query_refund": ("GET", "/v1/refunds", ""),
+    }
+    currency = "USD"
+    status_field = "status"
+    repeats_errors = True
+
+    def open(
+        self, base_url: str, now: Callable[[], datetime] | None = None, **changed: Any
+    ) -> stripe.StripeChannel:
+        """The simulated account."""
+        return stripe.open_channel(
+            account="stripe_eu",
+            credentials=parse_stripe(
+                {
+                    "secret_key": STRIPE_CONFIG.secret_key,
+                    "webhook_secrets": [STRIPE_CONFIG.webhook_secret],
+                    **changed,
+                }
+            ),
+            is_live=False,
+            notify_url="https://shop.example/stripe",
+            base_url=base_url,
+            now=now or self.clock.now,
+        )
+
+    def secrets(self) -> list[str]:
+        """Both keys."""
+        return [STRIPE_CONFIG.secret_key, STRIPE_CONFIG.webhook_secret]
+
+    def target(self, url: str) -> Target:
+        """With the secret of the endpoint."""
+        return Target(url=url, secret=STRIPE_CONFIG.webhook_secret)
+
+    def notices(self) -> list[Inbound]:
+        """Those that say that money was taken; Stripe tells every step."""
+        found = [(msgspec.json.decode(one.body)["type"], one) for one in super().notices()]
+        return [one for kind, one in found if kind == "payment_intent.succeeded"]
+
+
+KINDS: dict[str, type[SimulatedChannel]] = {
+    "alipay": SimulatedAlipay,
+    "stripe": SimulatedStripe,
+    "wechat": SimulatedWechat,
+}
 
 
 @asynccontextmanager

@@ -28,13 +28,14 @@ from payment_rpc.channels.requests import (
     Remember,
     is_remembered,
 )
-from payment_rpc.channels.stripe import events, signatures, statements
+from payment_rpc.channels.stripe import events, statements
 from payment_rpc.channels.stripe.amounts import CURRENCIES, to_stripe
 from payment_rpc.channels.stripe.api import LIVE_URL, StripeApi, refusal
 from payment_rpc.channels.stripe.credentials import Credentials
 from payment_rpc.channels.stripe.intents import Stopped
 from payment_rpc.channels.stripe.payments import Payments
 from payment_rpc.channels.stripe.refunds import Refunds
+from payment_rpc.channels.stripe.signatures import WebhookSecrets
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import SignatureInvalid
@@ -82,7 +83,7 @@ class StripeChannel:
         self._account = account
         self._is_live = is_live
         self._account_id = credentials.account_id
-        self._webhook_secrets = [secret.encode() for secret in credentials.webhook_secrets]
+        self._webhook_secrets = WebhookSecrets(credentials.webhook_secrets)
         self._api = StripeApi(base_url, secret_key=credentials.secret_key)
         self._payments = Payments(self._api, methods=credentials.payment_method_types, now=now)
         self._doubt = Doubt(account)
@@ -293,8 +294,7 @@ class StripeChannel:
 
     def receive(self, inbound: Inbound, *, now: datetime) -> Received:
         """Reads an event after checking its HMAC, its mode and its account."""
-        signatures.check(
-            self._webhook_secrets,
+        self._webhook_secrets.check(
             header=inbound.headers.get("stripe-signature", ""),
             body=inbound.body,
             now=now,

@@ -77,6 +77,8 @@ class Refunds:
         refused = refusal(answer)
         if refused.status_code in NOT_EXECUTED:
             return self._doubt.refund_not_sent(refund_id, refused)
+        if refused.status_code >= 500 and not is_repeated(answer):  # it may still be at it
+            return self._doubt.refund_unknown(refund_id, refused)
         listed = await self.find(intent, refund_id=refund_id, amount=amount, time_left=time_left)
         if listed.status is not RefundChannelStatus.NOT_FOUND:
             return listed

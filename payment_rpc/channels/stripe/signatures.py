@@ -11,31 +11,40 @@ from datetime import datetime, timedelta
 from mesh.times import EPOCH
 from payment_rpc.domain.errors import SignatureInvalid
 
-FRESHNESS = timedelta(minutes=5)
+_FRESHNESS = timedelta(minutes=5)
 _HEADER_MAX = 4096
 _SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
 
 
-def check(secrets: Sequence[bytes], *, header: str, body: bytes, now: datetime) -> None:
-    """Checks `Stripe-Signature: t=<seconds>,v1=<hex>[,v1=<hex>…]`: hex of
-    HMAC-SHA256(secret, t + "." + body), where the secret is the whole text with `whsec_`. While a
-    secret is rolled Stripe signs with both, so there may be two `v1`; other schemes are ignored.
+class WebhookSecrets:
+    """The secrets of an endpoint; nothing shows them."""
 
-    Raises:
-        SignatureInvalid: no `v1` fits a secret, or the time is more than 5 minutes off, before or
-            after. Stripe's own library lets future times pass.
-    """
-    stamp, given = _read(header)
-    signed = stamp.encode() + b"." + body
-    expected = [hmac.new(secret, signed, hashlib.sha256).hexdigest().encode() for secret in secrets]
-    fits = False
-    for each in expected:
-        for signature in given:
-            fits |= hmac.compare_digest(each, signature)
-    if not fits:
-        raise SignatureInvalid
-    if abs(now - (EPOCH + timedelta(seconds=int(stamp)))) > FRESHNESS:
-        raise SignatureInvalid("the timestamp is more than 5 minutes off")
+    __slots__ = ("_keys",)
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._keys = [secret.encode() for secret in secrets]
+
+    def check(self, *, header: str, body: bytes, now: datetime) -> None:
+        """Checks `Stripe-Signature: t=<seconds>,v1=<hex>[,v1=<hex>…]`: hex of
+        HMAC-SHA256(secret, t + "." + body), where the secret is the whole text with `whsec_`. While
+        a secret is rolled Stripe signs with both, so there may be two `v1`; other schemes are
+        ignored.
+
+        Raises:
+            SignatureInvalid: no `v1` fits a secret, or the time is more than 5 minutes off, before
+                or after. Stripe's own library lets future times pass.
+        """
+        stamp, given = _read(header)
+        signed = stamp.encode() + b"." + body
+        fits = False
+        for key in self._keys:
+            expected = hmac.new(key, signed, hashlib.sha256).hexdigest().encode()
+            for signature in given:
+                fits |= hmac.compare_digest(expected, signature)
+        if not fits:
+            raise SignatureInvalid
+        if abs(now - (EPOCH + timedelta(seconds=int(stamp)))) > _FRESHNESS:
+            raise SignatureInvalid("the timestamp is more than 5 minutes off")
 
 
 def _read(header: str) -> tuple[str, list[bytes]]:

@@ -13,10 +13,10 @@ import stripe
 from mesh.errors import InvalidArgument
 from mesh.times import EPOCH
 from payment_rpc.channels.inbound import Inbound
-from payment_rpc.channels.stripe import signatures
 from payment_rpc.channels.stripe.channel import open_channel
 from payment_rpc.channels.stripe.credentials import parse
 from payment_rpc.channels.stripe.events import read_event, read_subject
+from payment_rpc.channels.stripe.signatures import WebhookSecrets
 from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 
@@ -33,7 +33,7 @@ NOW = EPOCH + timedelta(seconds=1795176000)
 
 
 def check(header: str = HEADER, *, body: bytes = BODY, now: datetime = NOW) -> None:
-    signatures.check([b"whsec_other", SECRET.encode()], header=header, body=body, now=now)
+    WebhookSecrets(["whsec_other", SECRET]).check(header=header, body=body, now=now)
 
 
 def test_the_vector_is_that_of_the_official_library() -> None:
