@@ -191,7 +191,6 @@ _TABLE: Final[Mapping[str, str]] = {
     "cannot be read": "无法读取",
     "expected a JSON object": "须为 JSON 对象",
     "has {0} accounts, the most": "账户数量已达上限 {0}",
-    "invalid": "无效",
     "is of the other mode": "与商户的模式不一致",
     "is of the other mode; accounts of this merchant are {0}": "模式不一致，该商户的账户为 {0}",
     "is {0} and takes no new payments": "状态为 {0}，不接受新的支付",

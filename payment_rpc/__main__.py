@@ -32,7 +32,6 @@ from payment_rpc.clients import Orders, terms_of
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import RETRY_CONSTRAINTS, metadata
-from payment_rpc.usecases.account_credentials import AccountRules, origins
 from payment_rpc.usecases.merchant_terms import EnvironmentTerms
 
 
@@ -80,7 +79,7 @@ async def run(settings: PaymentSettings) -> None:
         channels={sandbox.name: sandbox},
         hints=sandbox,
         account_keys=_account_keys(settings),
-        account_rules=_account_rules(settings),
+        account_rules=settings.account_rules(),
         redis=redis,
         events=events,
         config=_config(settings),
@@ -139,15 +138,6 @@ def _account_keys(settings: PaymentSettings) -> AccountKeys:
     if settings.account_key_file is None:
         return AccountKeys.none()
     return AccountKeys.of_file(settings.account_key_file, random_bytes=secrets.token_bytes)
-
-
-def _account_rules(settings: PaymentSettings) -> AccountRules:
-    return AccountRules(
-        callback_base_url=settings.callback_base_url,
-        provider_urls=settings.provider_urls,
-        servers={"btcpay": origins(settings.btcpay_servers)},
-        is_development=settings.is_development,
-    )
 
 
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:

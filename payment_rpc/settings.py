@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from mesh.settings import MeshSettings
 from payment_rpc.domain.attempt import LEASE_MAX
+from payment_rpc.usecases.account_credentials import AccountRules, origins
 
 # scheme, host and port; a path would be a page of somebody
 Origin = Annotated[str, Field(pattern=r"^https?://[!-.0-~]{1,200}$")]
@@ -80,6 +81,15 @@ class PaymentSettings(MeshSettings):
     provider_urls: dict[str, UrlOfServer] = Field(default_factory=dict)
     btcpay_servers: list[Origin] = Field(default_factory=list)
     merchant_directory: bool = False
+
+    def account_rules(self) -> AccountRules:
+        """What this installation decides about channel accounts."""
+        return AccountRules(
+            callback_base_url=self.callback_base_url,
+            provider_urls=self.provider_urls,
+            servers={"btcpay": origins(self.btcpay_servers)},
+            is_development=self.is_development,
+        )
 
     @model_validator(mode="after")
     def _lease_covers_the_call(self) -> Self:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "explain": "Tells what happened to an order and what happens next.",
     "seckill": "Lists flash sales and builds anew what Redis knows of one.",
     "stats": "Counts the figures of orders again.",
+    "channels": "Lists and tries accounts at payment providers, and rotates their key.",
     "outbox": "Lists messages between services and sends them once more.",
     "doctor": "Looks for what keeps the mesh from running well.",
 }

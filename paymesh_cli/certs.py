@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from mesh.clock import SystemClock
+from paymesh_cli.account_key_files import ensure_account_keys
 from paymesh_cli.certificates import CertificateAuthority
 from paymesh_cli.people_keys import ensure_people_keys
 from paymesh_cli.supervisor.plan import DEFAULT_PORTS
 
 _WITH_PEOPLE = "merchant_rpc"
+_WITH_ACCOUNTS = "payment_rpc"
 _SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
 
@@ -43,6 +45,9 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
     protects what people log in with, and the pepper of API keys, too. operators.pub.pem belongs
     into the PAYMESH_CALLER_KEYS_DIR of every service, the other three to merchant_rpc alone. Keep a
     copy: without the pepper no API key is ever found again.
+
+    For payment_rpc it makes, once, the key under which it keeps what merchants have at payment
+    providers. Keep a copy of that, too.
     """
     for service in services:
         if _SERVICE.fullmatch(service) is None:
@@ -64,5 +69,8 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
             click.echo(f"{_WITH_PEOPLE.upper()}_OPERATOR_KEY_FILE={keys.operator}")
             click.echo(f"{_WITH_PEOPLE.upper()}_TOTP_KEY_FILE={keys.totp}")
             click.echo(f"{_WITH_PEOPLE.upper()}_PEPPER_FILE={keys.pepper}")
+        if _WITH_ACCOUNTS in services:
+            file = ensure_account_keys(directory)
+            click.echo(f"{_WITH_ACCOUNTS.upper()}_ACCOUNT_KEY_FILE={file}")
     except (OSError, TypeError, ValueError) as problem:
         raise click.ClickException(f"{directory}: {problem}") from None

@@ -88,16 +88,17 @@ def check_installation(installation: Installation) -> Iterator[Finding]:
         return
     problems = []
     for directory in (installation.var_dir, installation.keys_dir):
-        problems += _too_open(directory)
+        problems += too_open(directory)
     databases = [
         file for pattern in ("*.db", "*.db-wal") for file in installation.var_dir.glob(pattern)
     ]
     for file in (
         *map(installation.secret_file, SECRETS),
         *map(installation.caller_key_file, CALLERS),
+        installation.account_key_file,
         *databases,
     ):
-        problems += _too_open(file)
+        problems += too_open(file)
     if problems:
         yield unsafe(
             "var",
@@ -108,7 +109,8 @@ def check_installation(installation: Installation) -> Iterator[Finding]:
         yield ok("var", f"{installation.var_dir}: closed to others, secrets complete")
 
 
-def _too_open(path: Path) -> list[str]:
+def too_open(path: Path) -> list[str]:
+    """What is wrong with the owner and the mode of a file that only we may read."""
     try:
         facts = path.stat()
     except OSError as problem:

@@ -11,7 +11,9 @@ import click
 
 from mesh.clock import SystemClock
 from mesh.settings import MeshSettings
+from payment_rpc.settings import PaymentSettings
 from paymesh_cli import checks, safety
+from paymesh_cli.account_key_files import check_account_keys
 from paymesh_cli.findings import Finding, Level
 from paymesh_cli.options import installation_option
 from paymesh_cli.supervisor.installation import Installation
@@ -79,6 +81,9 @@ async def _examine(installation: Installation) -> list[Finding]:
             findings += await checks.check_database(
                 service, settings[service].database_url, SystemClock().now()
             )
+    of_payments = settings.get("payment_rpc")
+    if isinstance(of_payments, PaymentSettings):
+        findings += await check_account_keys(of_payments, installation)
     if common:
         findings += await checks.check_consul(common, running)
     findings += await checks.check_health(services, running)

@@ -12,10 +12,14 @@ from typing import Any, Final, Protocol
 from payment_rpc.channels import Channel
 from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay import credentials as alipay_credentials
+from payment_rpc.channels.stripe import channel as stripe
+from payment_rpc.channels.stripe import credentials as stripe_credentials
+from payment_rpc.channels.wechat import channel as wechat
+from payment_rpc.channels.wechat import credentials as wechat_credentials
 
 
 class OpenChannel(Protocol):
-    """Opens a channel. It makes no call."""
+    """Opens a channel in a running loop. It makes no call."""
 
     def __call__(
         self,
@@ -33,6 +37,9 @@ class OpenChannel(Protocol):
             credentials: what `Provider.parse` gave.
             notify_url: where the provider sends its notices.
             base_url: where the provider listens; None: its own host for the mode.
+
+        Raises:
+            InvalidArgument: the account cannot be used so, e.g. its key is of the other mode.
         """
         ...
 
@@ -70,6 +77,23 @@ _ALL: Final = (
         open_channel=alipay.open_channel,
         summary="Alipay pages and QR codes, in CNY",
         shown=("app_id", "seller_id"),
+    ),
+    Provider(
+        name="stripe",
+        parse=stripe_credentials.parse,
+        open_channel=stripe.open_channel,
+        summary="Stripe payment methods, client secrets and hosted pages, in many currencies",
+        shown=("account_id",),
+        ends_shown=("secret_key",),
+        is_live=lambda credentials: bool(credentials.is_live),
+        mode_field="secret_key",
+    ),
+    Provider(
+        name="wechat",
+        parse=wechat_credentials.parse,
+        open_channel=wechat.open_channel,
+        summary="WeChat Pay QR codes, h5 and jsapi, in CNY; it has no test mode of its own",
+        shown=("mchid", "appid", "serial_no"),
     ),
 )
 PROVIDERS: Final[Mapping[str, Provider]] = {provider.name: provider for provider in _ALL}

@@ -24,7 +24,7 @@ from payment_rpc.domain.channel_account import AccountMode, ChannelAccount, is_a
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.store import channel_accounts
 from payment_rpc.store.channel_accounts import StoredAccount
-from payment_rpc.usecases.account_credentials import AccountRules, parse
+from payment_rpc.usecases.account_credentials import AccountRules, open_channel
 
 # An account that somebody changed is used as it was for so long by other processes.
 FRESH_SECONDS: Final = 5.0
@@ -147,6 +147,22 @@ class AccountChannels:
             self._retire(self._opened.popitem(last=False)[1].channel)
         return channel
 
+    async def try_out(
+        self,
+        fields: Mapping[str, object],
+        *,
+        account_id: str,
+        provider: Provider,
+        mode: AccountMode,
+    ) -> None:
+        """Opens a channel with new credentials and closes it. It makes no call.
+
+        Raises:
+            InvalidArgument: they cannot be used; names the field, never its content.
+        """
+        channel = self._open_with(fields, account_id=account_id, provider=provider, mode=mode)
+        await channel.aclose()
+
     async def aclose(self) -> None:
         """Closes all channels."""
         channels = [opened.channel for opened in self._opened.values()]
@@ -166,17 +182,28 @@ class AccountChannels:
             fields = self._keys.open(
                 stored.sealed, account_id=account.account_id, provider=account.provider
             )
-            credentials = parse(fields, provider=provider, mode=account.mode, rules=self._rules)
+            return self._open_with(
+                fields, account_id=account.account_id, provider=provider, mode=account.mode
+            )
         except CannotDecrypt as problem:
             raise ChannelUnavailable(f"{account.account_id}: {problem}") from None
         except InvalidArgument as problem:
             raise ChannelUnavailable(f"{account.account_id}: {problem.message}") from None
-        return provider.open_channel(
-            account=account.account_id,
-            credentials=credentials,
-            is_live=account.mode is AccountMode.LIVE,
-            notify_url=self._rules.notify_url(account.account_id),
-            base_url=self._rules.base_url(account.provider, account.mode),
+
+    def _open_with(
+        self,
+        fields: Mapping[str, object],
+        *,
+        account_id: str,
+        provider: Provider,
+        mode: AccountMode,
+    ) -> Channel:
+        return open_channel(
+            fields,
+            account_id=account_id,
+            provider=provider,
+            mode=mode,
+            rules=self._rules,
             now=self._clock.now,
         )
 

@@ -4,14 +4,16 @@ their secrets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mesh.errors import InvalidArgument
+from payment_rpc.channels import Channel
 from payment_rpc.channels.providers import Provider
 from payment_rpc.domain.channel_account import AccountMode
 
@@ -87,11 +89,7 @@ def parse(
     try:
         parsed = provider.parse(fields)
     except InvalidArgument as problem:
-        named = {f"{FIELD}.{name}": text for name, text in problem.fields.items()}
-        raise InvalidArgument(
-            "; ".join(f"{name}: {text}" for name, text in named.items()) or f"{FIELD}: invalid",
-            fields=named or {FIELD: "invalid"},
-        ) from None
+        raise _within(problem) from None
     except Exception:  # noqa: BLE001  its text may hold a secret
         raise InvalidArgument.of(FIELD, "cannot be read") from None
     is_live = provider.is_live(parsed)
@@ -102,6 +100,46 @@ def parse(
         )
     rules.check_server(provider, fields)
     return parsed
+
+
+def open_channel(
+    fields: Mapping[str, object],
+    *,
+    account_id: str,
+    provider: Provider,
+    mode: AccountMode,
+    rules: AccountRules,
+    now: Callable[[], datetime],
+) -> Channel:
+    """The channel of an account. Who opens it closes it.
+
+    Raises:
+        InvalidArgument: the credentials cannot be used; names the field, never its content.
+    """
+    credentials = parse(fields, provider=provider, mode=mode, rules=rules)
+    try:
+        return provider.open_channel(
+            account=account_id,
+            credentials=credentials,
+            is_live=mode is AccountMode.LIVE,
+            notify_url=rules.notify_url(account_id),
+            base_url=rules.base_url(provider.name, mode),
+            now=now,
+        )
+    except InvalidArgument as problem:
+        raise _within(problem) from None
+    except Exception:  # noqa: BLE001  as above
+        raise InvalidArgument.of(FIELD, "cannot be read") from None
+
+
+def _within(problem: InvalidArgument) -> InvalidArgument:
+    """A problem of a field of the credentials, named as a field of the request."""
+    named = {
+        FIELD if name == FIELD else f"{FIELD}.{name}": text for name, text in problem.fields.items()
+    } or {FIELD: "cannot be read"}
+    return InvalidArgument(
+        "; ".join(f"{name}: {text}" for name, text in named.items()), fields=named
+    )
 
 
 def hint_of(fields: Mapping[str, object], provider: Provider) -> dict[str, str]:

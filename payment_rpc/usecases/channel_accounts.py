@@ -36,7 +36,7 @@ from payment_rpc.domain.errors import (
 from payment_rpc.store import channel_accounts
 from payment_rpc.store.channel_accounts import AccountChange, StoredAccount
 from payment_rpc.usecases.account_channels import AccountChannels
-from payment_rpc.usecases.account_credentials import AccountRules, hint_of, parse, read_text
+from payment_rpc.usecases.account_credentials import AccountRules, hint_of, read_text
 
 REASON_CHARACTERS_MIN: Final = 5  # of a change to an account that moves real money
 ANSWER_SECONDS: Final = 1.0  # of the caller's deadline, kept for the answer
@@ -119,8 +119,8 @@ class ChannelAccounts:
         _require_reason(command.reason, mode)
         provider = self._provider(command.provider)
         fields = read_text(command.credentials)
-        parse(fields, provider=provider, mode=mode, rules=self._rules)
         account_id = account_id_of(provider.name, self._ids.new(""))
+        await self._channels.try_out(fields, account_id=account_id, provider=provider, mode=mode)
         sealed = self._seal(fields, account_id=account_id, provider=provider.name)
         now = self._clock.now()
         account = ChannelAccount(
@@ -161,7 +161,9 @@ class ChannelAccounts:
         if command.credentials:
             provider = self._provider(before.provider)
             fields = read_text(command.credentials)
-            parse(fields, provider=provider, mode=before.mode, rules=self._rules)
+            await self._channels.try_out(
+                fields, account_id=before.account_id, provider=provider, mode=before.mode
+            )
             new = _NewCredentials(
                 hint=hint_of(fields, provider),
                 sealed=self._seal(fields, account_id=before.account_id, provider=provider.name),

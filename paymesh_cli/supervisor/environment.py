@@ -38,6 +38,8 @@ def own_defaults(
             shop = [f"http://{gateway}/", f"http://localhost:{gateway_port}/"]
             found |= {
                 "PAYMENT_RPC_MERCHANT_DIRECTORY": "true",
+                "PAYMENT_RPC_ACCOUNT_KEY_FILE": str(installation.account_key_file),
+                "PAYMENT_RPC_CALLBACK_BASE_URL": f"http://{gateway}",
                 "PAYMENT_RPC_SANDBOX_URL": f"http://{sandbox}",
                 "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
                 "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),

@@ -18,6 +18,7 @@ from typing import Self
 
 from mesh import token_issuers as issuers
 from mesh.files import PRIVATE_FILE, replace_file
+from payment_rpc.account_keys import KEY_BYTES, new_key_line
 from paymesh_cli.new_keys import create_key_pair, create_once
 
 PRIVATE_DIRECTORY = 0o700
@@ -34,6 +35,7 @@ SECRETS = (
     "seckill_ticket",
     "totp",
 )
+ACCOUNT_KEYS = "channel_account.keys"
 _SECRET_BYTES = 32
 _LOCK_ATTEMPTS = 3
 _LOCK_PAUSE_SECONDS = 0.05
@@ -110,6 +112,13 @@ class Installation:
         return self.keys_dir / "api_key.peppers"
 
     @property
+    def account_key_file(self) -> Path:
+        """Keys of channel accounts, see payment_rpc/account_keys.py. Lost with it are the
+        credentials of all accounts.
+        """
+        return self.keys_dir / ACCOUNT_KEYS
+
+    @property
     def revoked_file(self) -> Path:
         """Revoked user tokens; the file may be absent."""
         return self.keys_dir / "revoked-tokens.jsonl"
@@ -142,6 +151,9 @@ class Installation:
             for name in SECRETS:
                 _create_private(self.secret_file(name), secrets.token_hex(_SECRET_BYTES).encode())
             _create_private(self.pepper_file, f"1:{secrets.token_hex(_SECRET_BYTES)}\n".encode())
+            _create_private(
+                self.account_key_file, new_key_line("1", secrets.token_bytes(KEY_BYTES)).encode()
+            )
             for service in (*CALLERS, OPERATORS):
                 private, public = self.caller_key_file(service), self.public_key_file(service)
                 create_key_pair(private, public)

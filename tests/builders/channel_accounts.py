@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from secrets import token_bytes
@@ -106,6 +107,7 @@ class Toy:
     currencies: Mapping[str, Limits] | None = None
     problem: str = ""
     check_fails: Exception | None = None
+    refuses: Exception | None = None
     channels: list[ToyChannel] = field(default_factory=list)
 
     def open_channel(
@@ -119,6 +121,8 @@ class Toy:
         now: Callable[[], datetime],
     ) -> ToyChannel:
         del now
+        if self.refuses is not None:
+            raise self.refuses
         channel = ToyChannel(
             account=account,
             opened={
@@ -176,9 +180,10 @@ class Accounts:
         return self.world.make_app(**values)
 
     async def create(self, merchant_id: str = "mall", **changes: Any) -> ChannelAccount:
-        return await self.app.channel_accounts.create(
-            new_account(merchant_id, **changes), staff(merchant_id)
-        )
+        with self._without_those_tried_out():
+            return await self.app.channel_accounts.create(
+                new_account(merchant_id, **changes), staff(merchant_id)
+            )
 
     async def update(self, account: ChannelAccount, **changes: Any) -> ChannelAccount:
         values: dict[str, Any] = {
@@ -187,9 +192,19 @@ class Accounts:
             "reason": REASON,
             **changes,
         }
-        return await self.app.channel_accounts.update(
-            UpdateAccount(**values), staff(account.merchant_id)
-        )
+        with self._without_those_tried_out():
+            return await self.app.channel_accounts.update(
+                UpdateAccount(**values), staff(account.merchant_id)
+            )
+
+    @contextmanager
+    def _without_those_tried_out(self) -> Iterator[None]:
+        """New credentials are tried by a channel that is closed again."""
+        before = list(self.toy.channels)
+        yield
+        tried = [channel for channel in self.toy.channels if channel not in before]
+        assert all(channel.is_closed for channel in tried)
+        self.toy.channels[:] = before
 
     async def get(self, account: ChannelAccount) -> ChannelAccount:
         return await self.app.channel_accounts.get(account.account_id, staff(account.merchant_id))

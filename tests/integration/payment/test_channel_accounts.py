@@ -20,6 +20,7 @@ from payment_rpc.domain.channel_account import (
     ACCOUNTS_MAX,
     AccountMode,
     AccountState,
+    AccountStep,
     DefaultFor,
     is_account_id,
     provider_of,
@@ -29,8 +30,10 @@ from payment_rpc.domain.errors import (
     ChannelAccountNotFound,
     ChannelUnavailable,
 )
+from payment_rpc.store.channel_accounts import AccountChange
 from payment_rpc.tables import CHANNEL_ACCOUNT, CHANNEL_ACCOUNT_CHANGE
 from payment_rpc.usecases import account_channels
+from payment_rpc.usecases.account_key_rotation import AccountKeyRotation
 from payment_rpc.usecases.channel_accounts import UpdateAccount
 from tests.builders.channel_accounts import (
     KEYS,
@@ -149,6 +152,19 @@ async def test_bad_input_names_its_field_and_repeats_no_secret(
     assert await accounts.world.rows(CHANNEL_ACCOUNT) == []
 
 
+async def test_an_account_that_its_provider_does_not_open_is_not_kept(accounts: Accounts) -> None:
+    """As WeChat Pay, which has no test mode."""
+    accounts.toy.refuses = InvalidArgument.of("account_name", "not in this mode")
+    with pytest.raises(InvalidArgument) as refused:
+        await accounts.create()
+    assert list(refused.value.fields) == ["credentials.account_name"]
+    accounts.toy.refuses = RuntimeError(SECRET)
+    with pytest.raises(InvalidArgument, match="cannot be read") as refused:
+        await accounts.create()
+    assert SECRET not in f"{refused.value!r}"
+    assert await accounts.world.rows(CHANNEL_ACCOUNT) == []
+
+
 async def test_a_server_on_the_list_may_be_named(accounts: Accounts) -> None:
     for url in ("https://btcpay.test", "https://btcpay.test:443/pay", "https://BTCPAY.test/"):
         await accounts.create(provider="ownserver", credentials=credentials(server_url=url))
@@ -256,6 +272,40 @@ async def test_a_default_passes_from_one_account_to_another(accounts: Accounts) 
     assert await defaults(accounts) == {"a": none, "b": none, "c": merchant}
     rows = await accounts.world.rows(CHANNEL_ACCOUNT_CHANGE)
     assert [row["step"] for row in rows].count("LOSE_DEFAULT") == 2
+
+
+async def test_a_key_is_rotated_and_an_interrupted_rotation_goes_on(accounts: Accounts) -> None:
+    world = accounts.world
+    made = [await accounts.create(label=str(number)) for number in range(3)]
+    lost = await accounts.create(label="lost")
+    await world.execute(
+        update(CHANNEL_ACCOUNT)
+        .where(CHANNEL_ACCOUNT.c.account_id == lost.account_id)
+        .values(key_id="9")
+    )
+    newest = AccountKeys({"3": b"c" * 32, **KEYS}, random_bytes=token_bytes)
+
+    def rotation() -> AccountKeyRotation:
+        return AccountKeyRotation(db=world.db, clock=world.clock, keys=newest)
+
+    async def rotate_one(tx: Any) -> bool:
+        change = AccountChange(step=AccountStep.ROTATE_KEY, actor="cli", reason="", trace_id="")
+        return await rotation()._rotate(tx, made[0].account_id, change)
+
+    assert await world.db.run(rotate_one)  # killed after the first one
+    done = await rotation().run(actor="cli:root", reason="yearly")
+    assert (done.rotated, list(done.problems)) == (2, [lost.account_id])
+    assert "'9'" in done.problems[lost.account_id]
+    assert (await rotation().run(actor="cli:root", reason="again")).rotated == 0
+    only = accounts.another_app(
+        account_keys=AccountKeys({"3": b"c" * 32}, random_bytes=token_bytes)
+    )
+    for account in made:
+        assert await only.channel_accounts.test(account.account_id, staff()) == ""
+        assert (await accounts.get(account)).version == account.version + 1
+    await only.account_channels.aclose()
+    steps = [row["step"] for row in await world.rows(CHANNEL_ACCOUNT_CHANGE)]
+    assert steps.count("ROTATE_KEY") == 3
 
 
 async def test_two_that_want_to_be_the_default_at_once_are_not_both(accounts: Accounts) -> None:

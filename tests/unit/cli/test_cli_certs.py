@@ -11,6 +11,7 @@ from merchant_rpc.people_key import read_keys
 from merchant_rpc.peppers import read_peppers
 from mesh.key_files import read_private_key, read_public_keys
 from mesh.settings import MeshSettings
+from payment_rpc import account_keys
 from paymesh_cli import paymesh
 
 
@@ -53,11 +54,24 @@ def test_the_keys_of_merchant_rpc_are_made_once_and_are_usable(tmp_path: Path) -
     assert before == [file.read_bytes() for file in files]
 
 
+def test_the_key_of_channel_accounts_is_made_once_and_is_usable(tmp_path: Path) -> None:
+    first = run("--out", str(tmp_path), "--service", "payment_rpc")
+    assert first.exit_code == 0, first.output
+    printed = dict(line.split("=", 1) for line in first.output.split())
+    file = Path(printed["PAYMENT_RPC_ACCOUNT_KEY_FILE"])
+    assert list(account_keys.read_keys(file)) == ["1"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_bytes()
+    assert run("--out", str(tmp_path), "--service", "payment_rpc").exit_code == 0
+    assert before == file.read_bytes()
+
+
 def test_other_services_get_no_keys_of_people(tmp_path: Path) -> None:
     run("--out", str(tmp_path), "--service", "gateway")
     assert not list(tmp_path.glob("operators*"))
     assert not list(tmp_path.glob("totp*"))
     assert not list(tmp_path.glob("*.peppers"))
+    assert not list(tmp_path.glob("*.keys"))
 
 
 def test_the_authority_stays_and_certificates_are_fresh(tmp_path: Path) -> None:

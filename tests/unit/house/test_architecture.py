@@ -114,6 +114,9 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/discovery/consul_registrar.py random": "spreads servers that register after an outage of Consul",
     "payment_rpc/channels/wechat/api.py secrets": "nonces of signed requests, which name nothing",
     "seckill_rpc/redis/wakeups.py random": "spreads looks at Redis",
+    "paymesh_cli/account_key_files.py secrets": "makes a key of an installation; runs in the command line "
+    "only",
+    "paymesh_cli/channels.py secrets": "nonces of what the command line encrypts",
     "paymesh_cli/operator.py secrets": "makes the links of operators; runs in the command line only",
     "paymesh_cli/people_keys.py secrets": "makes the keys of an installation; runs in the command line "
     "only",
