@@ -270,7 +270,7 @@ class AlipayChannel:
             reply = await self._api.call("alipay.trade.refund", content, left=left)
             if reply.code in answers.NOT_EXECUTED:
                 return self._doubt.refund_not_sent(refund_id, reply)
-            if reply.sub_code not in answers.REFUND_REFUSED:
+            if reply.is_success or reply.sub_code not in answers.REFUND_REFUSED:
                 return answers.read_refund(
                     reply, refund_id=refund_id, attempt_id=of.attempt_id, amount=amount
                 )

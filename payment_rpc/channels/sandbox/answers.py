@@ -14,6 +14,7 @@ from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.free_text import plain
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, ListedRefund, RefundsPage
+from payment_rpc.channels.doubt import Unclear
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
@@ -131,10 +132,6 @@ class _Named(msgspec.Struct, frozen=True):
     event_id: Id = ""
     attempt_id: Id = ""
     refund_id: Id = ""
-
-
-class Unclear(Exception):
-    """A response came that is invalid or contradicts the request."""
 
 
 def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from mesh.logs import get_logger
 from mesh.money import Money
 from payment_rpc.channels.connections import Lost, NotSent
+from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.sandbox import answers
-from payment_rpc.channels.sandbox.answers import Unclear
 from payment_rpc.channels.sandbox.api import SandboxApi
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
@@ -21,14 +20,13 @@ _NOT_CLOSABLE = (409, "not_closable")
 # The sandbox's documentation says that it records nothing when it answers these.
 _REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
 
-_log = get_logger()
-
 
 class SandboxFacts:
-    """Makes calls and reads their answers."""
+    """Makes calls and reads their answers; `doubt` has the facts about those that say nothing."""
 
     def __init__(self, api: SandboxApi) -> None:
         self._api = api
+        self.doubt = Doubt(NAME)
 
     async def refund(
         self,
@@ -53,14 +51,8 @@ class SandboxFacts:
         except NotSent as error:
             problem = str(error)
         except (Lost, Unclear) as error:
-            return self.refund_unknown(refund_id, error)
-        _log.error("channel_not_reached", channel=NAME, refund_id=refund_id, problem=problem)
-        return RefundFact(
-            refund_id=refund_id,
-            status=RefundChannelStatus.NOT_SENT,
-            reason="CHANNEL_UNAVAILABLE",
-            message=problem,
-        )
+            return self.doubt.refund_unknown(refund_id, error)
+        return self.doubt.refund_not_sent(refund_id, problem)
 
     async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
         """What became of a refund."""
@@ -76,7 +68,7 @@ class SandboxFacts:
             _must_be_ok(status_code, content)
             return answers.read_refund(content, refund_id=refund_id)
         except (NotSent, Lost, Unclear) as error:
-            return self.refund_unknown(refund_id, error)
+            return self.doubt.refund_unknown(refund_id, error)
 
     async def open(
         self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float
@@ -95,14 +87,8 @@ class SandboxFacts:
         except NotSent as error:
             problem = str(error)
         except (Lost, Unclear) as error:
-            return self.unknown(attempt_id, error)
-        _log.error("channel_not_reached", channel=NAME, attempt_id=attempt_id, problem=problem)
-        return ChannelFact(
-            attempt_id=attempt_id,
-            status=ChannelStatus.NOT_SENT,
-            reason="CHANNEL_UNAVAILABLE",
-            message=problem,
-        )
+            return self.doubt.unknown(attempt_id, error)
+        return self.doubt.not_sent(attempt_id, problem)
 
     async def ask(
         self, method: str, path: str, *, attempt_id: str, timeout_seconds: float
@@ -118,25 +104,7 @@ class SandboxFacts:
                 return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_CLOSABLE)
             return _read_answer(status_code, content, attempt_id=attempt_id)
         except (NotSent, Lost, Unclear) as error:
-            return self.unknown(attempt_id, error)
-
-    def refund_unknown(self, refund_id: str, problem: Exception) -> RefundFact:
-        """Nothing that can be believed about a refund."""
-        _log.warning(
-            "channel_answer_unknown", channel=NAME, refund_id=refund_id, problem=str(problem)
-        )
-        return RefundFact(
-            refund_id=refund_id, status=RefundChannelStatus.UNKNOWN, message=str(problem)
-        )
-
-    def unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
-        """Nothing that can be believed about an attempt."""
-        _log.warning(
-            "channel_answer_unknown", channel=NAME, attempt_id=attempt_id, problem=str(problem)
-        )
-        return ChannelFact(
-            attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem)
-        )
+            return self.doubt.unknown(attempt_id, error)
 
 
 def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:

@@ -5,9 +5,8 @@ be read is UNKNOWN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime
 from urllib.parse import quote
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -21,7 +20,9 @@ from payment_rpc.channels.capabilities import (
     Instrument,
     StatementKind,
 )
+from payment_rpc.channels.china import CHINA_DAY
 from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
+from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (
     CapturedAttempt,
@@ -31,7 +32,6 @@ from payment_rpc.channels.requests import (
     Remember,
 )
 from payment_rpc.channels.sandbox import answers, signatures
-from payment_rpc.channels.sandbox.answers import Unclear
 from payment_rpc.channels.sandbox.api import SandboxApi
 from payment_rpc.channels.sandbox.calls import SandboxFacts
 from payment_rpc.domain.callback import Subject
@@ -44,7 +44,6 @@ PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 0
 
 TIMESTAMP_HEADER = "x-channel-timestamp"
 SIGNATURE_HEADER = "x-channel-signature"
-SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
 
 class SandboxChannel:
@@ -60,7 +59,7 @@ class SandboxChannel:
         other_callback_secrets: Sequence[str] = (),
         other_md5_secrets: Sequence[str] = (),
         connections_max: int = CONNECTIONS_MAX,
-        statement_day: ChannelDay = SHANGHAI_DAY,
+        statement_day: ChannelDay = CHINA_DAY,
     ) -> None:
         """
         Args:
@@ -270,12 +269,12 @@ class SandboxChannel:
                 try:
                     return answers.read_transaction(body, attempt_id=about.attempt_id)
                 except Unclear as problem:
-                    return self._facts.unknown(about.attempt_id, problem)
+                    return self._facts.doubt.unknown(about.attempt_id, problem)
             case "refund" if about.refund_id:
                 try:
                     return answers.read_refund(body, refund_id=about.refund_id)
                 except Unclear as problem:
-                    return self._facts.refund_unknown(about.refund_id, problem)
+                    return self._facts.doubt.refund_unknown(about.refund_id, problem)
             case _:
                 raise InvalidArgument.of("body", "about neither a payment nor a refund")
 

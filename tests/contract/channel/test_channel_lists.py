@@ -10,9 +10,9 @@ import pytest
 
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, RefundsPage
+from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.sandbox import answers
 from payment_rpc.channels.sandbox import api as sandbox_api
-from payment_rpc.channels.sandbox.answers import Unclear
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelStatus

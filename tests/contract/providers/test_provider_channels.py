@@ -30,6 +30,7 @@ DOUBTFUL = [
     ("cut_at", {"bytes": 200}),
 ]
 CUTS = 8  # places in an answer
+ROUNDS = 6
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -182,6 +183,23 @@ async def test_what_is_closed_is_not_paid_and_what_is_paid_is_not_closed(world):
     late = await world.close(other)
     assert (late.status, late.amount) == (ChannelStatus.CAPTURED, Money(TOTAL, world.currency))
     assert await world.money() == [("capture", other, TOTAL)]
+
+
+async def test_a_payment_and_a_close_at_once_have_one_winner(world):
+    for number in range(ROUNDS):
+        attempt = f"{ATTEMPT[:-1]}{number}"
+        await world.open_attempt(attempt, TOTAL)
+        sent = {"own_id": attempt, "does": "pay"}
+        closes = [world.close(attempt) for _ in range(2)]
+        if number % 2:
+            closes.insert(0, world.client.post("/_sim/buyer", json=sent))
+        else:
+            closes.append(world.client.post("/_sim/buyer", json=sent))
+        await asyncio.gather(*closes)
+        is_paid = ("capture", attempt, TOTAL) in await world.money()
+        ended = (await world.query(attempt)).status
+        assert ended is (ChannelStatus.CAPTURED if is_paid else ChannelStatus.CLOSED)
+        assert (await world.close(attempt)).status is ended
 
 
 async def test_a_notice_says_what_the_query_says(world):

@@ -168,6 +168,19 @@ def test_a_changed_notice_is_refused(body):
         signed_notice(body.encode(), KEYS)
 
 
+def test_a_notice_without_its_algorithm_is_refused():
+    fields = notice_fields()
+    del fields["sign_type"]
+    with pytest.raises(SignatureInvalid):
+        signed_notice(signed_form(fields), KEYS)
+
+
+def test_a_field_may_not_be_there_twice():
+    for body in (f"total_amount=1.00&{NOTICE}", f"total_amount=99.99&{NOTICE}"):
+        with pytest.raises(SignatureInvalid):
+            signed_notice(body.encode(), KEYS)
+
+
 def test_a_notice_signed_by_another_key_or_over_other_fields_is_refused():
     fields = notice_fields()
     signed_notice(signed_form(fields), KEYS)

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy.dialects import sqlite
 
 from mesh.db import UtcMillis
-from payment_rpc.channels.sandbox.answers import Unclear, read_refund, read_transaction
+from payment_rpc.channels.doubt import Unclear
+from payment_rpc.channels.sandbox.answers import read_refund, read_transaction
 from payment_rpc.domain.statement import COLUMNS, BadLine, Line, is_plausible_day, parse_statement
 
 STRANGE = [
