@@ -51,6 +51,7 @@ from payment_rpc.usecases.channel_choice import ChannelChoice
 from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.channel_steps import ChannelSteps
 from payment_rpc.usecases.checkouts import CheckoutTokens
+from payment_rpc.usecases.closing import Expiry
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.customers import Customers
 from payment_rpc.usecases.differences import Differences
@@ -68,7 +69,7 @@ from payment_rpc.usecases.payment_completion import (
 )
 from payment_rpc.usecases.payment_start import PaymentStart
 from payment_rpc.usecases.payments import Payments
-from payment_rpc.usecases.polling import Expiry, Polling
+from payment_rpc.usecases.polling import Polling
 from payment_rpc.usecases.queries import PaymentQueries, WalletQueries
 from payment_rpc.usecases.refund_results import RefundResults
 from payment_rpc.usecases.refunds import Refunds

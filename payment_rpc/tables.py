@@ -29,6 +29,7 @@ from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import CallbackKind, CallbackResult
 from payment_rpc.domain.channel_account import AccountMode, AccountState, AccountStep
 from payment_rpc.domain.difference import DifferenceState
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.payment import LIVE, PaymentState
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.scan import ScanAction
@@ -84,6 +85,7 @@ PAYMENT = Table(
     # Of merchants' own orders: their number, and a digest of their customer's address.
     Column("order_no", Identifier(64), nullable=True),
     Column("customer_digest", Identifier(64), nullable=True),
+    Column("capture_mode", Identifier(16), nullable=False, server_default="AUTOMATIC"),
     # One live payment per order: NULLs do not collide.
     UniqueConstraint("merchant_id", "order_id", "live_slot", name="uq_payment_live_slot"),
     CheckConstraint("amount_minor > 0", name="amount"),
@@ -100,9 +102,13 @@ PAYMENT = Table(
     CheckConstraint(
         f"live_slot IS NULL OR (live_slot = 1 AND {one_of('state', LIVE)})", name="slot"
     ),
+    CheckConstraint(one_of("capture_mode", CaptureMode), name="capture_mode"),
     CheckConstraint(
-        "state NOT IN ('SUCCESS', 'LATE_SUCCESS') OR captured_minor = amount_minor", name="captured"
+        "state NOT IN ('SUCCESS', 'LATE_SUCCESS') OR captured_minor = amount_minor OR "
+        "(capture_mode = 'MANUAL' AND captured_minor BETWEEN 1 AND amount_minor)",
+        name="captured",
     ),
+    CheckConstraint("state <> 'AUTHORIZED' OR capture_mode = 'MANUAL'", name="authorized"),
     Index("ix_payment_order", "merchant_id", "order_id", "payment_id"),
     Index("ix_payment_expiry", "state", "expires_at", "payment_id"),
     # One per search of merchants, in the order of the list.
@@ -135,7 +141,16 @@ ATTEMPT = Table(
     Column("captured_at", UtcMillis, nullable=True),
     Column("channel_ref", Identifier(255), nullable=False, server_default=""),
     Column("steps", Integer, nullable=False, server_default="0"),
+    # The capture of held money that we intend: our key of it, how much, how often it was sent.
+    Column("capture_id", Identifier(32), nullable=False, server_default=""),
+    Column("capture_minor", BigInteger, nullable=True),
+    Column("capture_sends", Integer, nullable=False, server_default="0"),
     CheckConstraint(one_of("state", AttemptState), name="state"),
+    CheckConstraint(
+        "(capture_minor IS NULL) = (capture_id = '') AND "
+        "(capture_minor IS NULL OR capture_minor BETWEEN 1 AND amount_minor)",
+        name="capture",
+    ),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
     CheckConstraint(
         f"({one_of('state', [s for s in AttemptState if s in attempt.OPEN])}) = "

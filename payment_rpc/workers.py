@@ -14,8 +14,9 @@ from mesh.worker import Worker
 from payment_rpc.store import callbacks as callback_log
 from payment_rpc.store import scan_actions
 from payment_rpc.usecases.callback_questions import CallbackQuestions
+from payment_rpc.usecases.closing import Expiry
 from payment_rpc.usecases.future_rows import FutureRows
-from payment_rpc.usecases.polling import Expiry, Polling
+from payment_rpc.usecases.polling import Polling
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.statement_imports import StatementImports
 

@@ -104,7 +104,7 @@ def _unfinished(tolerance: AuditTolerance) -> list[Check]:
         Check(
             name="payment_late",
             query=select(_P.payment_id, _P.state, _P.order_id).where(
-                _P.state == PaymentState.PAYING, _P.expires_at < late
+                _P.state.in_([PaymentState.PAYING, PaymentState.AUTHORIZED]), _P.expires_at < late
             ),
             detail="it is still {state} after its deadline; order {order_id}",
         ),

@@ -67,6 +67,7 @@ _BOOKED = {
     "REFUND_REVERSED": "{amount} came back from the buyer's bank.",
 }
 _ATTEMPT_ENDS = {
+    AttemptState.AUTHORIZED: "The channel holds the money of attempt {id}.",
     AttemptState.CAPTURED: "The channel took {captured}, number {trade_no} (attempt {id}).",
     AttemptState.DECLINED: "The channel declined attempt {id}.",
     AttemptState.TECH_FAILED: "The channel failed; nothing was taken (attempt {id}).",
@@ -183,6 +184,8 @@ def _state_of(payment: Payment) -> str:
     match payment.state:
         case PaymentState.INIT | PaymentState.PAYING:
             return f"{payment.amount} is not decided yet; the channel has the last word"
+        case PaymentState.AUTHORIZED:
+            return f"{payment.amount} is held at the channel; the shop has not captured it yet"
         case PaymentState.CLOSING:
             return f"{payment.amount} is being taken back; the channel has not answered yet"
         case PaymentState.SUCCESS if payment.payment_method == TOP_UP:
@@ -190,7 +193,8 @@ def _state_of(payment: Payment) -> str:
         case PaymentState.SUCCESS:
             back = f", {payment.refunded} of it went back" if payment.refunded.minor else ""
             waits = "" if payment.disposition else "; the order has not heard of it yet"
-            return f"{payment.captured} was paid{back}{waits}"
+            part = f" of {payment.amount}" if payment.captured < payment.amount else ""
+            return f"{payment.captured}{part} was paid{back}{waits}"
         case PaymentState.FAILED | PaymentState.CLOSED:
             why = (
                 f" ({payment.failure.message or payment.failure.reason})" if payment.failure else ""
@@ -316,7 +320,13 @@ def _attention_entries(rows: Sequence[Any]) -> Iterator[TimelineEntry]:
 
 
 def _payment_steps(payment: Payment) -> Iterator[PendingStep]:
-    if payment.state in UNDECIDED and payment.state is not PaymentState.CLOSING:
+    if payment.state is PaymentState.AUTHORIZED:
+        yield PendingStep(
+            at=payment.expires_at,
+            text=f"The held money of payment {payment.payment_id} is let go if it is not captured "
+            "by then.",
+        )
+    elif payment.state in UNDECIDED and payment.state is not PaymentState.CLOSING:
         yield PendingStep(
             at=payment.expires_at,
             text=f"Payment {payment.payment_id} is closed if it is not paid by then.",
@@ -325,6 +335,12 @@ def _payment_steps(payment: Payment) -> Iterator[PendingStep]:
 
 def _attempt_steps(attempt: Attempt) -> Iterator[PendingStep]:
     if attempt.state in OPEN and attempt.next_query_at is not None:
+        if attempt.capture_amount is not None:
+            yield PendingStep(
+                at=attempt.next_query_at,
+                text=f"The capture {attempt.capture_id} of {attempt.capture_amount} was begun; it "
+                "is sent again unless the channel took the money.",
+            )
         yield PendingStep(
             at=attempt.next_query_at,
             text=f"The channel is asked what became of attempt {attempt.attempt_id}.",

@@ -18,6 +18,7 @@ class AttemptState(Described):
     SENT = "SENT", "sent, or about to be: a crash leaves it open"
     PENDING = "PENDING", "accepted, the result comes later"
     UNKNOWN = "UNKNOWN", "no readable answer"
+    AUTHORIZED = "AUTHORIZED", "money is held for us and not taken yet"
     CAPTURED = "CAPTURED", "money moved"
     DECLINED = "DECLINED", "the channel said no, finally"
     TECH_FAILED = "TECH_FAILED", "the channel failed and says that nothing moved"
@@ -25,7 +26,9 @@ class AttemptState(Described):
     CLOSED = "CLOSED", "closed at the channel"
 
 
-OPEN = frozenset({AttemptState.SENT, AttemptState.PENDING, AttemptState.UNKNOWN})
+OPEN = frozenset(
+    {AttemptState.SENT, AttemptState.PENDING, AttemptState.UNKNOWN, AttemptState.AUTHORIZED}
+)
 _RESULTS = {
     AttemptState.CAPTURED: "the channel took the money",
     AttemptState.DECLINED: "the channel said no, finally",
@@ -33,11 +36,18 @@ _RESULTS = {
     AttemptState.NOT_ATTEMPTED: "proven that it never left us",
     AttemptState.PENDING: "the channel waits, for the buyer or for its own back office",
     AttemptState.UNKNOWN: "no readable answer",
+    AttemptState.AUTHORIZED: "the channel holds the money",
     AttemptState.CLOSED: "closed at the channel, or lost before it with a tombstone there",
 }
 _NO_NEWER_RESULT = {
     AttemptState.PENDING: "still waiting, with a newer next action",
     AttemptState.UNKNOWN: "asked again, still no readable answer",
+}
+_OF_HELD_MONEY = {
+    AttemptState.CAPTURED: "the channel took the money that it held",
+    AttemptState.DECLINED: "the channel refused it after all",
+    AttemptState.TECH_FAILED: "the channel failed and nothing moved",
+    AttemptState.CLOSED: "let go, by us or by the channel",
 }
 ATTEMPT_STATES = StateMachine(
     "Attempt",
@@ -46,9 +56,10 @@ ATTEMPT_STATES = StateMachine(
         *(
             (source, _NO_NEWER_RESULT[source] if source is target else cause, target)
             for source in AttemptState
-            if source in OPEN
+            if source in OPEN and source is not AttemptState.AUTHORIZED
             for target, cause in _RESULTS.items()
         ),
+        *((AttemptState.AUTHORIZED, cause, target) for target, cause in _OF_HELD_MONEY.items()),
         *(
             (source, "the channel took the money after all (a late callback or answer)", target)
             for target in (AttemptState.CAPTURED,)
@@ -56,8 +67,8 @@ ATTEMPT_STATES = StateMachine(
             if source not in OPEN and source is not target
         ),
     ),
-    introduction="One call to one channel, under one id. SENT, PENDING and UNKNOWN are open: the "
-    "channel is asked until they end, and the clock never ends one.",
+    introduction="One call to one channel, under one id. SENT, PENDING, UNKNOWN and AUTHORIZED "
+    "are open: the channel is asked until they end, and the clock never ends one.",
 )
 
 LEASE_MAX = timedelta(minutes=10)  # the longest that a deployment may choose
@@ -98,6 +109,9 @@ class Attempt:
             and for captures older than this field.
         channel_ref: the channel's own id of it, "" while it is not known.
         steps: how often we began the step in it that is ours (`begin_step`).
+        capture_id: our key of the capture of held money, "" while none is intended.
+        capture_amount: how much that capture takes, None while none is intended.
+        capture_sends: how often that capture was sent.
     """
 
     attempt_id: str
@@ -118,6 +132,9 @@ class Attempt:
     captured_at: datetime | None = None
     channel_ref: str = ""
     steps: int = 0
+    capture_id: str = ""
+    capture_amount: Money | None = None
+    capture_sends: int = 0
 
     @classmethod
     def start(
@@ -176,6 +193,42 @@ class Attempt:
             steps=self.steps + 1,
             lease_until=at + lease,
             next_query_at=at + lease,
+        )
+
+    def begin_capture(
+        self, amount: Money, *, capture_id: str, lease: timedelta, at: datetime
+    ) -> Attempt:
+        """The held money, or a part of it, is about to be taken, for the first time or once more
+        under the same key. It is queried again when the lease is over.
+
+        Raises:
+            PaymentStateInvalid: no money is held, or another capture is under way.
+        """
+        is_other = self.capture_amount is not None and (
+            (self.capture_id, self.capture_amount) != (capture_id, amount)
+        )
+        if self.state is not AttemptState.AUTHORIZED or is_other:
+            raise PaymentStateInvalid(
+                f"an attempt in state {self.state} is not captured", payment_id=self.payment_id
+            )
+        return replace(
+            self._changed(at),
+            capture_id=capture_id,
+            capture_amount=amount,
+            capture_sends=self.capture_sends + 1,
+            lease_until=at + lease,
+            next_query_at=at + lease,
+        )
+
+    def withdraw_capture(self, *, at: datetime) -> Attempt:
+        """The capture provably took nothing: the money may be captured again, or let go."""
+        return replace(
+            self._changed(at),
+            capture_id="",
+            capture_amount=None,
+            capture_sends=0,
+            lease_until=at,
+            next_query_at=at,
         )
 
     def postpone_query(self, *, at: datetime, last_chance: datetime) -> Attempt:

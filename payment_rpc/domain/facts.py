@@ -16,6 +16,7 @@ from mesh.errors import Outcome
 from mesh.money import Money
 from payment_rpc.domain import ledger
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.ledger import LedgerTransaction
 from payment_rpc.domain.payment import (
     TOP_UP,
@@ -172,11 +173,13 @@ def _decide(
     match fact.status:
         case ChannelStatus.CAPTURED:
             return _captured(payment, attempt, fact, at=at)
+        case ChannelStatus.AUTHORIZED if payment.capture_mode is CaptureMode.MANUAL:
+            return _authorized(payment, attempt, fact, at=at)
         case ChannelStatus.PENDING | ChannelStatus.AUTHORIZED:
             return _pending(payment, attempt, fact, at=at)
         case ChannelStatus.DECLINED | ChannelStatus.FAILED | ChannelStatus.CLOSED:
             return _ended(payment, attempt, fact, others_open=others_open, at=at)
-        case ChannelStatus.NOT_SENT if first_send and attempt.sends == 1:
+        case ChannelStatus.NOT_SENT if first_send and _is_unsent(attempt):
             return _ended(payment, attempt, fact, others_open=others_open, at=at)
         case (
             ChannelStatus.UNKNOWN
@@ -193,8 +196,47 @@ def _decide(
             assert_never(fact.status)
 
 
+def _is_unsent(attempt: Attempt) -> bool:
+    """Whether NOT_SENT of the first send proves that nothing happened. What the channel already
+    holds was sent, whatever that call says.
+    """
+    return attempt.sends == 1 and attempt.state is not AttemptState.AUTHORIZED
+
+
+def _authorized(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: datetime) -> Decision:
+    """Held money. Another amount than what is owed is let go: nothing has moved yet. Money of a
+    payment that is being closed is let go by the next question.
+    """
+    if attempt.state not in OPEN or payment.state not in UNDECIDED:
+        return Decision(payment=payment, attempt=attempt)
+    if attempt.state is AttemptState.AUTHORIZED:
+        held = attempt
+    else:
+        held = attempt.to(AttemptState.AUTHORIZED, at=at)
+        if payment.state is PaymentState.CLOSING:
+            held = held.query_now(at=at)
+    if payment.state is PaymentState.AUTHORIZED and fact.held_until is not None:
+        payment = payment.hold_until(fact.held_until, at=at)
+    if payment.state is not PaymentState.PAYING:
+        return Decision(payment=payment, attempt=held)
+    if fact.amount not in (None, payment.amount):
+        failure = Failure(
+            reason="CHANNEL_FAILED", message=f"the channel holds {fact.amount} instead"
+        )
+        return Decision(
+            payment=replace(payment.begin_closing(at=at), failure=failure),
+            attempt=held.query_now(at=at),
+            review_reason="AMOUNT_CONFLICT",
+        )
+    return Decision(payment=payment.authorize(held_until=fact.held_until, at=at), attempt=held)
+
+
 def _pending(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: datetime) -> Decision:
-    is_open = attempt.state in OPEN and payment.state in UNDECIDED
+    is_open = (
+        attempt.state in OPEN
+        and attempt.state is not AttemptState.AUTHORIZED
+        and payment.state in UNDECIDED
+    )
     is_known = attempt.state is AttemptState.PENDING and fact.next_action in (
         None,
         payment.next_action,
@@ -239,7 +281,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
             fee_booking=fee_booking,
             review_reason=SECOND_CAPTURE,
         )
-    if fact.amount != payment.amount:
+    if fact.amount != (attempt.capture_amount or payment.amount):
         return Decision(
             payment=payment.park(at=at),
             attempt=taken,

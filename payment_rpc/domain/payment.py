@@ -8,7 +8,7 @@ PAYMENT_STATES declares every step that exists; everything else is refused. One 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from mesh.errors import Outcome
@@ -16,6 +16,7 @@ from mesh.money import Money
 from mesh.state_machine import Described, StateMachine
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentStateInvalid
+from payment_rpc.domain.hold import CaptureMode, let_go_at
 
 
 class PaymentState(Described):
@@ -29,6 +30,7 @@ class PaymentState(Described):
         ),
     )
     PAYING = "PAYING", "sent to a channel; also while its outcome is unknown"
+    AUTHORIZED = "AUTHORIZED", "the channel holds the money, and we have not taken it yet"
     SUCCESS = "SUCCESS", "captured, holds the slot"
     FAILED = "FAILED", "every attempt ended without money"
     CLOSING = "CLOSING", "being closed at the channel"
@@ -48,6 +50,7 @@ PAYMENT_STATES = StateMachine(
         (S.INIT, "the attempt is about to be sent", S.PAYING),
         (S.INIT, "closed before any channel was called", S.CLOSED),
         (S.PAYING, "the channel took exactly what was owed", S.SUCCESS),
+        (S.PAYING, "the channel holds exactly what is owed", S.AUTHORIZED),
         (S.PAYING, "declined, failed at the channel, or never arrived there", S.FAILED),
         (
             S.PAYING,
@@ -59,6 +62,18 @@ PAYMENT_STATES = StateMachine(
         ),
         (S.PAYING, "the channel closed or expired it", S.CLOSED),
         (S.PAYING, _OTHER_MONEY, S.CONFLICTED),
+        (S.AUTHORIZED, "we captured what was held, or a part of it", S.SUCCESS),
+        (S.AUTHORIZED, "the channel refused it after all", S.FAILED),
+        (
+            S.AUTHORIZED,
+            (
+                "the shop lets the money go, the hold is about to end, or another payment of the "
+                "order took its place"
+            ),
+            S.CLOSING,
+        ),
+        (S.AUTHORIZED, "the channel let the money go", S.CLOSED),
+        (S.AUTHORIZED, _OTHER_MONEY, S.CONFLICTED),
         (S.CLOSING, "the channel closed it, declined it or never got it", S.CLOSED),
         (
             S.CLOSING,
@@ -82,11 +97,13 @@ PAYMENT_STATES = StateMachine(
         (S.CONFLICTED, "an operator gives it back, or writes it off, with a reason", S.FAILED),
     ),
     introduction="What one order owes. How much money moved stands in amounts, never in the state. "
-    "INIT, PAYING, CLOSING and SUCCESS may hold the one slot of an order.",
+    "INIT, PAYING, AUTHORIZED, CLOSING and SUCCESS may hold the one slot of an order.",
 )
-LIVE = (S.INIT, S.PAYING, S.CLOSING, S.SUCCESS)  # may hold the slot
+LIVE = (S.INIT, S.PAYING, S.AUTHORIZED, S.CLOSING, S.SUCCESS)  # may hold the slot
 # no final answer yet
-UNDECIDED = frozenset({PaymentState.INIT, PaymentState.PAYING, PaymentState.CLOSING})
+UNDECIDED = frozenset(
+    {PaymentState.INIT, PaymentState.PAYING, PaymentState.AUTHORIZED, PaymentState.CLOSING}
+)
 # holds money of the buyer
 MONEY = frozenset({PaymentState.SUCCESS, PaymentState.LATE_SUCCESS})
 
@@ -141,7 +158,9 @@ class Failure:
 class Payment:
     """What one order owes. Every change raises `version`, and every UPDATE compares it. `disputed`
     is for chargebacks, which no channel reports so far. It already lowers what can be refunded, so
-    that no money goes back twice.
+    that no money goes back twice. `captured` is `amount`, or less where the shop captured a part of
+    what was held (MANUAL); the rest of the hold is let go. `expires_at` is the deadline of the
+    buyer; from AUTHORIZED on it is when we let the held money go.
     """
 
     payment_id: str
@@ -172,6 +191,7 @@ class Payment:
     updated_at: datetime
     order_no: str = ""  # the merchant's own number of the order
     customer_digest: str = ""  # of the address of the merchant's customer, for searches
+    capture_mode: CaptureMode = CaptureMode.AUTOMATIC
 
     @classmethod
     def start(
@@ -189,6 +209,7 @@ class Payment:
         at: datetime,
         order_no: str = "",
         customer_digest: str = "",
+        capture_mode: CaptureMode = CaptureMode.AUTOMATIC,
     ) -> Payment:
         """A payment that is about to be sent: PAYING, holding the slot of its order."""
         zero = Money.zero(amount.currency)
@@ -221,6 +242,7 @@ class Payment:
             updated_at=at,
             order_no=order_no,
             customer_digest=customer_digest,
+            capture_mode=capture_mode,
         )
 
     @property
@@ -233,6 +255,26 @@ class Payment:
         return replace(
             self._changed(at), outcome=Outcome.PENDING, next_action=action or self.next_action
         )
+
+    def authorize(self, *, held_until: datetime | None, at: datetime) -> Payment:
+        """The channel holds the money until `held_until`, None where it does not say. From now on
+        that deadline counts, not the buyer's.
+        """
+        return replace(
+            self.to(PaymentState.AUTHORIZED, at=at),
+            outcome=Outcome.PENDING,
+            next_action=None,
+            expires_at=let_go_at(held_until, at=at),
+        )
+
+    def hold_until(self, held_until: datetime, *, at: datetime) -> Payment:
+        """The same hold, which ends at another time."""
+        due = let_go_at(held_until, at=at)
+        return self if due == self.expires_at else replace(self._changed(at), expires_at=due)
+
+    def extend(self, by: timedelta, *, at: datetime) -> Payment:
+        """Held money is not let go now, because it is being captured."""
+        return replace(self._changed(at), expires_at=at + by)
 
     def mark_unknown(self, *, at: datetime) -> Payment:
         """No readable answer came: money may have moved."""
@@ -261,7 +303,11 @@ class Payment:
         """
         if self.captured.minor:
             raise PaymentStateInvalid("the payment has its money", payment_id=self.payment_id)
-        in_time = self.holds_slot and self.state in (PaymentState.PAYING, PaymentState.CLOSING)
+        in_time = self.holds_slot and self.state in (
+            PaymentState.PAYING,
+            PaymentState.AUTHORIZED,
+            PaymentState.CLOSING,
+        )
         changed = self.to(PaymentState.SUCCESS if in_time else PaymentState.LATE_SUCCESS, at=at)
         return replace(
             changed,
@@ -308,11 +354,11 @@ class Payment:
         return replace(refused, disposition=disposition, version=self.version + 1, updated_at=at)
 
     def give_up_slot(self, *, at: datetime) -> Payment:
-        """Another payment of the order took the slot: PAYING is closed, SUCCESS has become late
-        money.
+        """Another payment of the order took the slot: PAYING and AUTHORIZED are closed, SUCCESS has
+        become late money.
         """
         match self.state:
-            case PaymentState.PAYING | PaymentState.CLOSING:
+            case PaymentState.PAYING | PaymentState.AUTHORIZED | PaymentState.CLOSING:
                 return replace(
                     self
                     if self.state is PaymentState.CLOSING

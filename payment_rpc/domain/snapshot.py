@@ -11,7 +11,14 @@ from typing import Any
 from mesh.errors import Outcome
 from mesh.money import Money
 from payment_rpc.domain.card import CardSummary
-from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
+from payment_rpc.domain.hold import CaptureMode
+from payment_rpc.domain.payment import (
+    Disposition,
+    Failure,
+    NextAction,
+    Payment,
+    PaymentState,
+)
 
 _MONEY = ("amount", "captured", "refunded", "refund_reserved", "disputed", "fee")
 _TIMES = ("paid_at", "expires_at", "created_at", "updated_at")
@@ -52,4 +59,6 @@ def from_json(text: str) -> Payment:
     values["disposition"] = (
         None if values["disposition"] is None else Disposition(values["disposition"])
     )
+    # absent in answers that were kept before there were holds
+    values["capture_mode"] = CaptureMode(values.get("capture_mode", CaptureMode.AUTOMATIC))
     return Payment(**values)

@@ -172,6 +172,11 @@ def attempt_of(row: Row[Any]) -> Attempt:
         captured_at=row.captured_at,
         channel_ref=row.channel_ref,
         steps=row.steps,
+        capture_id=row.capture_id,
+        capture_amount=None
+        if row.capture_minor is None
+        else Money(row.capture_minor, stored_currency(row.currency)),
+        capture_sends=row.capture_sends,
     )
 
 
@@ -184,6 +189,7 @@ def _values(attempt: Attempt) -> dict[str, Any]:
         currency=amount.currency,
         captured_minor=captured.minor if captured else None,
         captured_currency=captured.currency if captured else None,
+        capture_minor=attempt.capture_amount.minor if attempt.capture_amount else None,
     )
 
 

@@ -24,14 +24,16 @@ from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.store import attempts, order_gates, payments
-from payment_rpc.usecases.polling import Polling, begin_closing
+from payment_rpc.usecases.closing import begin_closing, is_being_captured
+from payment_rpc.usecases.polling import Polling
 
 
 class CloseResult(StrEnum):
     """What became of the payments of an order. The first one that holds is the answer."""
 
     ALREADY_PAID = "ALREADY_PAID"  # the order is paid, or may still take late money
-    CLOSING = "CLOSING"  # a channel has not answered: ask again
+    # a channel has not answered, or money is held for the shop: ask again
+    CLOSING = "CLOSING"
     CONFLICTED = "CONFLICTED"  # money that is not ours; it blocks nothing
     CLOSED = "CLOSED"  # no money came and none will
 
@@ -52,12 +54,15 @@ class Cancellation:
         self._clock = clock
         self._polling = polling
 
-    async def close_one(self, payment_id: str, *, by_buyer: bool = False) -> Payment:
+    async def close_one(
+        self, payment_id: str, *, by_buyer: bool = False, lets_go: bool = False
+    ) -> Payment:
         """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all,
-        or CLOSING while the channel does not answer. `by_buyer`: the buyer cancelled it.
+        or CLOSING while the channel does not answer. `by_buyer`: the buyer cancelled it. Held money
+        stays held, unless the shop `lets_go` of it, and always while it is being captured.
         """
         payment, open_attempts = await self._db.run(
-            partial(self._begin, by_buyer=by_buyer), payment_id
+            partial(self._begin, by_buyer=by_buyer, lets_go=lets_go), payment_id
         )
         failpoint("payment.close.after_closing")
         for attempt in open_attempts:
@@ -65,15 +70,17 @@ class Cancellation:
         return payment
 
     async def cancel_payment(self, payment_id: str, caller: Caller) -> Payment:
-        """Closes a payment of the caller's; the order stays payable.
+        """Closes a payment of the caller's; the order stays payable. Held money is let go for the
+        shop only: to the shop it is a promise that the buyer cannot take back.
 
         Raises:
             PaymentNotFound: there is none, or it is not the caller's.
-            PaymentStateInvalid: money has moved.
+            PaymentStateInvalid: money has moved, or is held for the shop, or is being captured.
         """
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         if payment.state in UNDECIDED:
-            payment = await self.close_one(payment_id, by_buyer=caller.role is Role.USER)
+            is_buyer = caller.role is Role.USER
+            payment = await self.close_one(payment_id, by_buyer=is_buyer, lets_go=not is_buyer)
         if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, PaymentState.FAILED):
             raise PaymentStateInvalid(
                 f"A payment in state {payment.state} cannot be cancelled.",
@@ -132,10 +139,13 @@ class Cancellation:
         return await payments.all_of_order(tx, merchant_id=merchant_id, order_id=order_id)
 
     async def _begin(
-        self, tx: AsyncConnection, payment_id: str, *, by_buyer: bool
+        self, tx: AsyncConnection, payment_id: str, *, by_buyer: bool, lets_go: bool = False
     ) -> tuple[Payment, list[Attempt]]:
         payment = await payments.lock_payment(tx, payment_id)
-        if payment.state is PaymentState.PAYING:
+        is_held = payment.state is PaymentState.AUTHORIZED
+        if payment.state is PaymentState.PAYING or (
+            is_held and lets_go and not await is_being_captured(tx, payment)
+        ):
             payment = await begin_closing(tx, payment, by_buyer=by_buyer, at=self._clock.now())
         if payment.state is not PaymentState.CLOSING:
             return payment, []

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
-from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.store import attempts, payments
@@ -43,6 +43,29 @@ class ChannelSteps:
         begun = await self._db.run(self._begin_step, attempt)
         if begun is not None:
             failpoint("payment.channel.after_intention")
+        return begun
+
+    async def repeat_capture(self, attempt: Attempt) -> Attempt | None:
+        """Commits that a capture whose answer was lost is sent once more, under its key. None when
+        it has a result, its payment is being closed, or somebody else is at it.
+        """
+        return await self._db.run(self._repeat_capture, attempt)
+
+    async def _repeat_capture(self, tx: AsyncConnection, seen: Attempt) -> Attempt | None:
+        now = self._clock.now()
+        payment = await payments.lock_payment(tx, seen.payment_id)
+        present = await attempts.get_attempt(tx, seen.attempt_id)
+        if (
+            payment.state is not PaymentState.AUTHORIZED
+            or present.state is not AttemptState.AUTHORIZED
+            or present.capture_amount is None
+            or present.lease_until > now
+        ):
+            return None
+        begun = present.begin_capture(
+            present.capture_amount, capture_id=present.capture_id, lease=self._lease, at=now
+        )
+        await attempts.save_attempt(tx, begun, read_version=present.version)
         return begun
 
     async def _remember(self, tx: AsyncConnection, sent: Attempt, ref: str) -> None:

@@ -22,12 +22,12 @@ from mesh.worker import each
 from payment_rpc.channels import Channel
 from payment_rpc.channels.capabilities import Close
 from payment_rpc.channels.registry import Channels
-from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState, Schedule
+from payment_rpc.domain.attempt import Attempt, AttemptState, Schedule
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
-from payment_rpc.domain.payment import Payment, PaymentState
-from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
-from payment_rpc.store import attempts, payments, scan_actions
-from payment_rpc.tables import ATTEMPT, PAYMENT
+from payment_rpc.domain.payment import PaymentState
+from payment_rpc.domain.scan import ScanAction, ScanStep
+from payment_rpc.store import attempts, payments
+from payment_rpc.tables import ATTEMPT
 from payment_rpc.usecases.channel_results import Applied, ChannelResults
 from payment_rpc.usecases.channel_steps import ChannelSteps
 
@@ -114,7 +114,31 @@ class Polling:
                 return await self._close(present, scan_log)
         if fact.is_our_turn:
             return await self._advance(channel, attempt, fact, scan_log)
+        if fact.status is ChannelStatus.AUTHORIZED and attempt.capture_amount is not None:
+            fact = await self._capture_again(channel, attempt, fact, scan_log)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _capture_again(
+        self, channel: Channel, attempt: Attempt, held: ChannelFact, scan_log: _ScanLog
+    ) -> ChannelFact:
+        """Sends a capture whose answer was lost once more, under its key, unless somebody is at it
+        or the payment is being closed. That it took nothing now says nothing of the first time.
+        """
+        begun = await self._steps.repeat_capture(attempt)
+        if begun is None or begun.capture_amount is None:
+            return held
+        fact = await scan_log.run(
+            ScanAction.ADVANCE,
+            channel.capture(
+                begun.attempt_id,
+                ref=begun.channel_ref,
+                capture_id=begun.capture_id,
+                amount=begun.capture_amount,
+                is_final=True,
+                timeout_seconds=self._timeout_seconds,
+            ),
+        )
+        return held if took_nothing(fact) else fact
 
     async def _advance(
         self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
@@ -135,6 +159,10 @@ class Polling:
 
     async def _close(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
         channel = await self._channels.get(attempt.channel)
+        if channel.capabilities.authorize:
+            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
+            if present.state is AttemptState.AUTHORIZED:
+                return await self._void(channel, present, scan_log)
         match channel.capabilities.close:
             case Close.PROMISE:
                 return await self._close_by_promise(channel, attempt, scan_log)
@@ -154,6 +182,21 @@ class Polling:
             return await self._close_after_grace(channel, attempt, scan_log)
         if fact.status is ChannelStatus.NOT_FOUND:
             fact = await self._given_up(channel, attempt, fact, scan_log, asked_at=asked_at)
+        return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _void(self, channel: Channel, attempt: Attempt, scan_log: _ScanLog) -> Applied:
+        """Lets held money go. A capture that may still be under way has its answer first."""
+        if attempt.lease_until > self._clock.now():
+            fact = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.UNKNOWN)
+        else:
+            fact = await scan_log.run(
+                ScanAction.CLOSE,
+                channel.void(
+                    attempt.attempt_id,
+                    ref=attempt.channel_ref,
+                    timeout_seconds=self._timeout_seconds,
+                ),
+            )
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
     async def _close_by_promise(
@@ -247,8 +290,10 @@ class Polling:
 def _is_lost(channel: Channel, attempt: Attempt) -> bool:
     """Whether NOT_FOUND means that the attempt never arrived and nobody can pay it. A page or code
     that works without the channel knowing it may be in the hands of a buyer; an attempt that was
-    PENDING is known there, whatever this answer says.
+    PENDING or AUTHORIZED is known there, whatever this answer says.
     """
+    if attempt.state is AttemptState.AUTHORIZED:
+        return False
     match channel.capabilities.close:
         case Close.TOMBSTONE:
             return True
@@ -266,52 +311,6 @@ def _closed_here(attempt: Attempt, message: str) -> ChannelFact:
         reason="PAYMENT_CLOSED",
         message=message,
     )
-
-
-class Expiry:
-    """Moves payments past their deadline to CLOSING. Their attempts are due at once: the next round
-    of polling closes them at the channel.
-    """
-
-    def __init__(self, *, db: Database, clock: Clock, batch: int) -> None:
-        self._db = db
-        self._clock = clock
-        self._quarantine = Quarantine("expire_payments", PAYMENT.c.payment_id)
-        self._batches = RowBatches(
-            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._expire
-        )
-
-    async def due_in(self) -> Seconds | None:
-        """Seconds until the next deadline of a payment that is under way; None when there is
-        none.
-        """
-        return seconds_until(
-            await self._db.read(payments.next_expiry, self._quarantine), self._clock.now()
-        )
-
-    async def run_once(self) -> int:
-        """Expires the payments that are due; returns how many."""
-        return len(await self._batches.run())
-
-    def _due(self, limit: int) -> Select[Any]:
-        return payments.expired_statement(self._clock.now(), limit)
-
-    async def _expire(self, tx: AsyncConnection, expired: Sequence[Any]) -> list[str]:
-        for row in expired:
-            payment = payments.payment_of(row)
-            now = self._clock.now()
-            closing = await begin_closing(tx, payment, at=now)
-            step = ScanStep(action=ScanAction.CLOSE, reason="DEADLINE", began_at=now, ended_at=now)
-            await scan_actions.add(
-                tx,
-                entries(
-                    [step],
-                    ScanSubject(payment_id=payment.payment_id),
-                    before=payment.state,
-                    after=closing.state,
-                ),
-            )
-        return [row.payment_id for row in expired]
 
 
 class _ScanLog:
@@ -347,13 +346,8 @@ class _ScanLog:
         self._steps.append(ScanStep(action=action, reason=reason, began_at=now, ended_at=now))
 
 
-async def begin_closing(
-    tx: AsyncConnection, payment: Payment, *, by_buyer: bool = False, at: datetime
-) -> Payment:
-    """Moves a locked payment to CLOSING and makes its open attempts due at once."""
-    closing = payment.begin_closing(by_buyer=by_buyer, at=at)
-    await payments.save_payment(tx, closing, read_version=payment.version)
-    for attempt in await attempts.attempts_of(tx, payment.payment_id):
-        if attempt.state in OPEN:
-            await attempts.save_attempt(tx, attempt.query_now(at=at), read_version=attempt.version)
-    return closing
+def took_nothing(fact: ChannelFact) -> bool:
+    """Whether an answer to a capture says that this call moved nothing. The money may still be
+    held: it does not end the attempt.
+    """
+    return fact.status in (ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.NOT_SENT)

@@ -37,9 +37,17 @@ from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderExistsDifferent, OrderNotFound
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.ledger import Posting, Side
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
-from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Payment, PaymentState
+from payment_rpc.domain.payment import (
+    CREDIT_CARD,
+    LIVE,
+    MONEY,
+    Disposition,
+    Payment,
+    PaymentState,
+)
 from payment_rpc.store import payment_pages, payments
 from payment_rpc.store.payment_pages import PaymentPage
 from payment_rpc.tables import (
@@ -109,7 +117,9 @@ def a_payment(state: PaymentState = PaymentState.PAYING, **changes: Any) -> Paym
             "outcome": Outcome.CAPTURED,
             "paid_at": EPOCH,
         }
-    return replace(started, **{"state": state, "holds_slot": state in LIVE, **money, **changes})
+    mode = CaptureMode.MANUAL if state is PaymentState.AUTHORIZED else CaptureMode.AUTOMATIC
+    own = {"state": state, "holds_slot": state in LIVE, "capture_mode": mode}
+    return replace(started, **{**own, **money, **changes})
 
 
 def an_attempt(state: AttemptState = AttemptState.SENT, **changes: Any) -> Attempt:

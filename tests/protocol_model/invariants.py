@@ -27,6 +27,7 @@ class Broken(StrEnum):
     TOOK_REFUSED = "an order took money that it had refused"
     REVIVED_BY_LEAVING = "an order was revived by money that was on its way back"
     SHIPPED_WHILE_LEAVING = "an order was shipped while its money was on its way back"
+    LET_GO_WHILE_CAPTURED = "held money was let go while it was being captured"
     # in every state
     OVER_REFUNDED = "refunds of a payment exceed what it captured"
     OVER_REFUNDED_AT_CHANNEL = "the channel gave back more than it captured"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from order_rpc.domain.order import OrderState as O
@@ -19,6 +19,7 @@ Move = tuple[str, bool, Act, tuple[Any, ...]]  # its name, whether it repairs, w
 _HEARD = {
     AtChannel.NOTHING: Fact.NOT_FOUND,
     AtChannel.OPEN: Fact.PENDING,
+    AtChannel.HELD: Fact.HELD,
     AtChannel.CAPTURED: Fact.CAPTURED,
     AtChannel.WRONG: Fact.WRONG,
     AtChannel.DECLINED: Fact.DECLINED,
@@ -27,6 +28,7 @@ _HEARD = {
     AtChannel.TOMBSTONE: Fact.LOST,
 }
 _REFUND_ANSWERS = (R.SUCCESS, R.FAILED, R.PENDING)
+_NO_NEWS = ((AtChannel.OPEN, A.PENDING), (AtChannel.HELD, A.AUTHORIZED))
 _CAPTURES = (AtChannel.CAPTURED, AtChannel.WRONG)
 
 
@@ -112,8 +114,17 @@ def _close(world: World, a: int) -> None:
     attempt = world.attempts[a]
     if attempt.at_channel is AtChannel.NOTHING and world.scenario.tombstones:
         attempt.at_channel = AtChannel.TOMBSTONE
-    elif attempt.at_channel is AtChannel.OPEN and world.scenario.closable:
+    elif (attempt.at_channel is AtChannel.OPEN and world.scenario.closable) or (
+        attempt.at_channel is AtChannel.HELD and world.rules.void_held
+    ):
         attempt.at_channel = AtChannel.CLOSED
+    world.call("fact", a, _HEARD[attempt.at_channel])
+
+
+def _capture(world: World, a: int) -> None:
+    attempt = world.attempts[a]
+    if attempt.at_channel is AtChannel.HELD:
+        attempt.at_channel = AtChannel.CAPTURED
     world.call("fact", a, _HEARD[attempt.at_channel])
 
 
@@ -135,6 +146,7 @@ FINISH: dict[str, Act] = {
     "insert": payment_rpc.insert,
     "query": _query,
     "close": _close,
+    "capture": _capture,
     "fact": payment_rpc.apply_fact,
     "close payments": payment_rpc.close_order,
     "close answer": order_rpc.close_answered,
@@ -189,9 +201,15 @@ def _payment(world: World, p: int, out: list[Move], has_room: bool) -> None:
 
 
 def _undecided(world: World, p: int, out: list[Move], has_room: bool) -> None:
-    is_paying = world.payments[p].state is S.PAYING
-    if is_paying:
-        out.append(("deadline or CancelPayment", world.rules.deadline_close, _close_payment, (p,)))
+    state = world.payments[p].state
+    is_paying = state is S.PAYING
+    capturing = any(world.attempts[a].capturing for a in world.attempts_of(p))
+    if is_paying or (state is S.AUTHORIZED and not (capturing and world.rules.capture_or_void)):
+        out.append(
+            ("deadline or CancelPayment", world.rules.deadline_close, payment_rpc.let_go, (p,))
+        )
+    if state is S.AUTHORIZED and has_room:
+        out.extend(_captures(world, p))
     if not world.none_open(p):
         return
     if is_paying and has_room:
@@ -203,8 +221,25 @@ def _undecided(world: World, p: int, out: list[Move], has_room: bool) -> None:
             ]
         )
     out.append(
-        ("no attempt is left", True, payment_rpc.settle, (p, S.FAILED if is_paying else S.CLOSED))
+        (
+            "no attempt is left",
+            True,
+            payment_rpc.settle,
+            (p, S.CLOSED if state is S.CLOSING else S.FAILED),
+        )
     )
+
+
+def _captures(world: World, p: int) -> Iterator[Move]:
+    """The shop captures held money; a worker sends a capture whose answer was lost once more."""
+    for a in world.attempts_of(p):
+        attempt = world.attempts[a]
+        if attempt.state is not A.AUTHORIZED or ("capture", a) in world.calls:
+            continue
+        if not attempt.capturing:
+            yield "shop captures", False, payment_rpc.capture, (a,)
+        elif not attempt.leased and world.rules.capture_again:
+            yield "worker captures again", True, payment_rpc.capture, (a,)
 
 
 def _conflict(world: World, p: int, out: list[Move]) -> None:
@@ -227,9 +262,7 @@ def _attempt(world: World, a: int, out: list[Move], has_room: bool) -> None:
         scenario.punctual and any(call[:2] == ("charge", a) for call in world.calls)
     ):
         out.append(("lease ends", True, _end_lease, (a,)))
-    is_news = known in _CAPTURES or (
-        is_open and (known is not AtChannel.OPEN or attempt.state is not A.PENDING)
-    )
+    is_news = known in _CAPTURES or (is_open and (known, attempt.state) not in _NO_NEWS)
     if (
         is_news
         and not attempt.captured
@@ -284,12 +317,21 @@ def _attempt(world: World, a: int, out: list[Move], has_room: bool) -> None:
 def _channel(world: World, a: int, out: list[Move]) -> None:
     known, scenario = world.attempts[a].at_channel, world.scenario
     if known is AtChannel.OPEN:
-        results = (AtChannel.CAPTURED, AtChannel.DECLINED, AtChannel.FAILED)[
+        results: tuple[AtChannel, ...] = (AtChannel.CAPTURED, AtChannel.DECLINED, AtChannel.FAILED)[
             : 3 if scenario.fails_later else 2
         ]
+        if scenario.holds:
+            results = (AtChannel.HELD,)
         out.extend([("channel decides", False, _at_channel, (a, result)) for result in results])
         if scenario.closable:
             out.append(("channel lets it expire", True, _at_channel, (a, AtChannel.CLOSED)))
+    elif known is AtChannel.HELD:
+        results = (
+            AtChannel.CLOSED,
+            *(AtChannel.DECLINED, AtChannel.FAILED)[: 2 * scenario.fails_later],
+            *(AtChannel.WRONG,)[: scenario.wrong_amounts],
+        )
+        out.extend([("the hold ends", False, _at_channel, (a, result)) for result in results])
     elif scenario.late_captures and known in (
         AtChannel.CLOSED,
         AtChannel.DECLINED,
@@ -303,10 +345,6 @@ def _channel(world: World, a: int, out: list[Move]) -> None:
 
 def _begin(world: World, name: str, *args: int) -> None:
     world.call(name, *args)
-
-
-def _close_payment(world: World, p: int) -> None:
-    world.payment_to(world.payments[p], S.CLOSING)
 
 
 def _outlast(world: World, a: int) -> None:

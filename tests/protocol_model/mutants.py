@@ -37,6 +37,7 @@ _TWO_STUCK_REFUNDED = Scenario(
     answers=("DECLINED", "OPEN"),
     merchant_refunds=1,
 )
+_HELD = Scenario(payments=1, calls=1, answers=("HELD",), holds=True)
 _SECOND = Scenario(
     payments=1,
     attempts=2,
@@ -99,6 +100,9 @@ CAUGHT_IN: dict[str, tuple[Scenario, int]] = {
     "conflict_keeps_paid": (_SECOND_WRONG, 1557),
     "statement": (_LATE_REFUNDS, 0),
     "receipt_final": (_PLAIN, 8),
+    "void_held": (_HELD, 28),
+    "capture_or_void": (_HELD, 74),
+    "capture_again": (_HELD, 315),
     "deadline_close": (_TWO_STUCK_REFUNDED, 3066),
     "precedence": (_TWO_WRONG, 56),
     "order_state": (_TWO_LATE, 278),

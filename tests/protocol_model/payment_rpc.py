@@ -17,6 +17,7 @@ from tests.protocol_model.world import (
     REFUSALS,
     UNDECIDED,
     WITHOUT_MONEY,
+    Attempt,
     Fact,
     Payment,
     World,
@@ -136,10 +137,16 @@ def apply_fact(world: World, a: int, fact: Fact) -> None:
     attempt = world.attempts[a]
     if fact in (Fact.CAPTURED, Fact.WRONG):
         _captured(world, a, fact)
-    elif not attempt.captured and attempt.state in OPEN:
+    elif not attempt.captured and attempt.state in OPEN and not _is_older(attempt, fact):
         _not_captured(world, a, fact)
     if attempt.state not in OPEN:
-        attempt.leased = False
+        attempt.leased = attempt.capturing = False
+
+
+def _is_older(attempt: Attempt, fact: Fact) -> bool:
+    """Whether a fact says less than what is known: that money is held."""
+    waits = (Fact.PENDING, Fact.NOT_FOUND, Fact.NOT_ATTEMPTED)
+    return attempt.state is A.AUTHORIZED and fact in waits
 
 
 def _captured(world: World, a: int, fact: Fact) -> None:
@@ -168,6 +175,10 @@ def _not_captured(world: World, a: int, fact: Fact) -> None:
     attempt = world.attempts[a]
     p = attempt.payment
     match fact:
+        case Fact.HELD:
+            world.attempt_to(attempt, A.AUTHORIZED)
+            if world.payments[p].state is S.PAYING:
+                world.payment_to(world.payments[p], S.AUTHORIZED)
         case Fact.PENDING:
             world.attempt_to(attempt, A.PENDING)
         case Fact.UNKNOWN:
@@ -219,6 +230,26 @@ def repeat_key(world: World, p: int) -> None:
         payment.told = payment.told or answer
 
 
+# --- held money -----------------------------------------------------------------------------------
+
+
+def capture(world: World, a: int) -> None:
+    """CapturePayment, or the worker once more: the intention first, under a lease, then the
+    call.
+    """
+    attempt = world.attempts[a]
+    if attempt.state is A.AUTHORIZED and world.payments[attempt.payment].state is S.AUTHORIZED:
+        attempt.capturing = attempt.leased = True
+        world.call("capture", a)
+
+
+def let_go(world: World, p: int) -> None:
+    """The deadline, CancelPayment or VoidPayment: PAYING or AUTHORIZED to CLOSING."""
+    if any(world.attempts[a].capturing for a in world.attempts_of(p)):
+        world.wrong(Broken.LET_GO_WHILE_CAPTURED)
+    world.payment_to(world.payments[p], S.CLOSING)
+
+
 # --- closing --------------------------------------------------------------------------------------
 
 
@@ -240,7 +271,9 @@ def close_order(world: World) -> None:
         result = CloseResult.CONFLICTED
     elif paid:
         result = CloseResult.ALREADY_PAID
-    elif rules.closing_waits and any(payment.state is S.CLOSING for payment in payments):
+    elif rules.closing_waits and any(
+        payment.state in (S.AUTHORIZED, S.CLOSING) for payment in payments
+    ):
         result = CloseResult.CLOSING
     else:
         result = CloseResult.CONFLICTED if conflict else CloseResult.CLOSED
@@ -296,7 +329,7 @@ def _take_slot(world: World, p: int) -> bool:
         if not rules.slot_handover and rules.live_slot:
             return False
         holder.slot = False
-        if holder.state is S.PAYING:
+        if holder.state in (S.PAYING, S.AUTHORIZED):
             world.payment_to(holder, S.CLOSING)
         elif holder.state is S.SUCCESS:
             world.payment_to(holder, S.LATE_SUCCESS)

@@ -58,6 +58,14 @@ class Rules:
     receipt_final: bool = _rule(
         "apply_channel_fact writes the first final answer into the receipt, whoever calls it, once."
     )
+    # held money
+    void_held: bool = _rule(
+        "Held money of a payment that is being closed is let go at the channel."
+    )
+    capture_or_void: bool = _rule("Held money is not let go once its capture is intended.")
+    capture_again: bool = _rule(
+        "A capture whose answer was lost is sent again under its key, once its lease is over."
+    )
     # closing
     deadline_close: bool = _rule("payment_rpc itself moves PAYING to CLOSING at the deadline.")
     cancelling_first: bool = _rule(

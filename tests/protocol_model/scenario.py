@@ -22,7 +22,8 @@ class Scenario:
         revives: the merchant wants a cancelled order back when there is stock; otherwise late money
             always goes back.
         balance: number of the payment that is paid out of the wallet, -1 for none.
-        answers: what the channel may answer to the first send.
+        answers: what the channel may answer to the first send; HELD where it holds the money for a
+            capture of the shop's.
         merchant_refunds: how many refunds the merchant asks for, per payment.
         punctual: a lease outlives the call that it is for; otherwise it may end before (a frozen
             process wakes up and sends).
@@ -51,6 +52,7 @@ class Scenario:
     repeated_keys: bool = False  # the client asks again with the same key
     ships: bool = False
     operator: bool = False  # resolves conflicts
+    holds: bool = False  # what waits for its buyer ends as held money
     punctual: bool = False
 
 
@@ -58,9 +60,23 @@ SMALL: dict[str, Scenario] = {  # a few thousand states each: whole in every run
     "one": Scenario(payments=1, calls=1, late_captures=True, repeated_keys=True, resends=True),
     "balance": Scenario(balance=1),
     "wrong": Scenario(calls=1, wrong_amounts=True, answers=("CAPTURED",)),
+    "held": Scenario(
+        payments=1,
+        calls=1,
+        answers=("HELD", "OPEN"),
+        holds=True,
+        wrong_amounts=True,
+        fails_later=True,
+        timeouts=True,
+        resends=True,
+        repeated_keys=True,
+    ),
     "ship": Scenario(payments=1, calls=1, merchant_refunds=1, ships=True, answers=("CAPTURED",)),
 }
 LARGE: dict[str, Scenario] = {
+    "held and paid otherwise": Scenario(
+        answers=("HELD", "CAPTURED"), holds=True, late_captures=True
+    ),
     "one with duplicates": Scenario(
         payments=1, resends=True, late_captures=True, repeated_keys=True, duplicates=True
     ),

@@ -23,10 +23,15 @@ Snapshot = tuple[int, int, PaymentState, int, int, int]
 Edge = tuple[str, str, str]  # kind of row, from, to
 Key = tuple[Any, ...]
 
-UNDECIDED = (PaymentState.PAYING, PaymentState.CLOSING)
+UNDECIDED = (PaymentState.PAYING, PaymentState.AUTHORIZED, PaymentState.CLOSING)
 WITHOUT_MONEY = (PaymentState.FAILED, PaymentState.CLOSED)
 MONEY = (PaymentState.SUCCESS, PaymentState.LATE_SUCCESS)
-OPEN = (AttemptState.SENT, AttemptState.PENDING, AttemptState.UNKNOWN)
+OPEN = (
+    AttemptState.SENT,
+    AttemptState.PENDING,
+    AttemptState.UNKNOWN,
+    AttemptState.AUTHORIZED,
+)
 REFUND_OPEN = (RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN)
 PAID = (OrderState.PAID, OrderState.SHIPPED, OrderState.COMPLETED)
 REFUSALS = (Disposition.REFUSED_CANCELLED, Disposition.REFUSED_PAID_BY_OTHER)
@@ -37,6 +42,7 @@ class AtChannel(StrEnum):
 
     NOTHING = "NOTHING"
     OPEN = "OPEN"  # waits for the buyer
+    HELD = "HELD"  # holds the money until we capture it
     CAPTURED = "CAPTURED"
     WRONG = "WRONG"  # captured an amount that is not ours
     DECLINED = "DECLINED"
@@ -54,6 +60,7 @@ class Fact(StrEnum):
     TECH_FAILED = "TECH_FAILED"
     NOT_ATTEMPTED = "NOT_ATTEMPTED"  # proven not sent
     PENDING = "PENDING"
+    HELD = "HELD"
     NOT_FOUND = "NOT_FOUND"
     CLOSED = "CLOSED"
     LOST = "LOST"  # a tombstone
@@ -106,6 +113,7 @@ class Attempt:
     sent_again: bool = False
     captured: bool = False
     at_channel: AtChannel = AtChannel.NOTHING
+    capturing: bool = False  # its capture is intended
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from mesh.money import Money
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus, Decision, apply_channel_fact
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.ledger import LedgerTransaction, Side
 from payment_rpc.domain.payment import NextAction, Payment, PaymentState
 from tests.builders.payment import PRICE, a_payment, an_attempt, balance_of
@@ -25,12 +26,15 @@ from tests.support.fakes import EPOCH
 
 S, A = PaymentState, AttemptState
 LATER = EPOCH + timedelta(minutes=1)
+HELD_UNTIL = EPOCH + timedelta(days=7)
 ACTION = NextAction(kind="REDIRECT_URL", value="https://cashier.test/x")
 
 PAYMENTS = {
     **{state.value: a_payment(state) for state in S},
     "CLOSING without slot": a_payment(S.CLOSING, holds_slot=False),
     "PAYING pending": a_payment(outcome=Outcome.PENDING, next_action=ACTION),
+    "PAYING manual": a_payment(capture_mode=CaptureMode.MANUAL),
+    "CLOSING manual": a_payment(S.CLOSING, capture_mode=CaptureMode.MANUAL),
 }
 
 
@@ -50,6 +54,8 @@ FACTS = {
     "tech failed": a_fact(ChannelStatus.FAILED, reason="CHANNEL_FAILED"),
     "not attempted": a_fact(ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE"),
     "pending": a_fact(ChannelStatus.PENDING, next_action=ACTION),
+    "authorized": a_fact(ChannelStatus.AUTHORIZED, amount=PRICE, held_until=HELD_UNTIL),
+    "authorized other amount": a_fact(ChannelStatus.AUTHORIZED, amount=Money(9999, "CNY")),
     "closed": a_fact(ChannelStatus.CLOSED, amount=PRICE, reason="PAYMENT_CLOSED"),
     "lost": a_fact(ChannelStatus.CLOSED),
     "unknown": a_fact(ChannelStatus.UNKNOWN),
@@ -62,6 +68,9 @@ ENDS = {
     "closed": A.CLOSED,
     "lost": A.CLOSED,
 }
+NOT_HELD = tuple(state for state in A if state in OPEN and state is not A.AUTHORIZED)
+PAYING = ("PAYING", "PAYING pending", "PAYING manual")
+CLOSING = ("CLOSING", "CLOSING without slot", "CLOSING manual")
 NOT_CAPTURED = tuple(state for state in A if state is not A.CAPTURED)
 Line = tuple[
     PaymentState, AttemptState, str, str
@@ -72,7 +81,7 @@ def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a tab
     """Everything that changes something. What is not in it changes nothing."""
     lines: dict[tuple[str, AttemptState, str], Line] = {}
     for attempt in NOT_CAPTURED:  # also from ends: late money is money
-        for payment in ("PAYING", "PAYING pending", "CLOSING"):
+        for payment in (*PAYING, "AUTHORIZED", "CLOSING", "CLOSING manual"):
             lines[payment, attempt, "captured"] = (S.SUCCESS, A.CAPTURED, "CAPTURED", "")
         for payment in ("CLOSING without slot", "FAILED", "CLOSED"):
             lines[payment, attempt, "captured"] = (
@@ -82,7 +91,7 @@ def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a tab
                 "",
             )
         for payment, wrong in product(
-            ("PAYING", "PAYING pending", "CLOSING", "CLOSING without slot", "FAILED", "CLOSED"),
+            (*PAYING, "AUTHORIZED", *CLOSING, "FAILED", "CLOSED"),
             CAPTURES[1:],
         ):
             lines[payment, attempt, wrong] = (
@@ -101,14 +110,16 @@ def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a tab
                 "SECOND_CAPTURE",
             )
     for before, (fact, ended) in product(OPEN, ENDS.items()):
-        for payment in ("PAYING", "PAYING pending"):
+        if (before, fact) == (A.AUTHORIZED, "not attempted"):  # what is held was sent
+            continue
+        for payment in (*PAYING, "AUTHORIZED"):
             lines[payment, before, fact] = (
                 S.CLOSED if fact == "closed" else S.FAILED,
                 ended,
                 "",
                 "",
             )
-        for payment in ("CLOSING", "CLOSING without slot"):
+        for payment in CLOSING:
             lines[payment, before, fact] = (S.CLOSED, ended, "", "")
         # only the attempt is news
         for payment in (
@@ -120,15 +131,47 @@ def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a tab
             S.LATE_REFUNDED,
         ):
             lines[payment.value, before, fact] = (payment, ended, "", "")
-    for before in OPEN:
-        for payment in ("PAYING", "CLOSING", "CLOSING without slot"):
+    for before in NOT_HELD:
+        for payment in ("PAYING", "PAYING manual", *CLOSING):
             lines[payment, before, "pending"] = (PAYMENTS[payment].state, A.PENDING, "", "")
+    # rows that no use case leaves behind
+    for before in NOT_HELD:
+        lines["AUTHORIZED", before, "authorized"] = (S.AUTHORIZED, A.AUTHORIZED, "", "")
+        lines["AUTHORIZED", before, "authorized other amount"] = (
+            S.AUTHORIZED,
+            A.AUTHORIZED,
+            "",
+            "",
+        )
+        lines["AUTHORIZED", before, "pending"] = (S.AUTHORIZED, A.PENDING, "", "")
+    lines["AUTHORIZED", A.AUTHORIZED, "authorized"] = (S.AUTHORIZED, A.AUTHORIZED, "", "")
+    lines |= _held()
     # a pending payment that hears "pending" once more stays as it is
     for before in (A.SENT, A.UNKNOWN):
         lines["PAYING pending", before, "pending"] = (S.PAYING, A.PENDING, "", "")
     for name, row in PAYMENTS.items():
         if row.state is not S.INIT:
             lines[name, A.SENT, "unknown"] = (row.state, A.UNKNOWN, "", "")
+    return lines
+
+
+def _held() -> dict[tuple[str, AttemptState, str], Line]:
+    """What AUTHORIZED does: to a payment that asked for a capture at once it is one more wait."""
+    lines: dict[tuple[str, AttemptState, str], Line] = {}
+    facts = ("authorized", "authorized other amount")
+    for before, fact in product((A.SENT, A.UNKNOWN), facts):
+        for payment in ("PAYING", "PAYING pending", "CLOSING", "CLOSING without slot"):
+            lines[payment, before, fact] = (PAYMENTS[payment].state, A.PENDING, "", "")
+    for before in OPEN:
+        lines["PAYING manual", before, "authorized"] = (S.AUTHORIZED, A.AUTHORIZED, "", "")
+        lines["PAYING manual", before, "authorized other amount"] = (
+            S.CLOSING,
+            A.AUTHORIZED,
+            "",
+            "AMOUNT_CONFLICT",
+        )
+    for before, fact in product(NOT_HELD, facts):
+        lines["CLOSING manual", before, fact] = (S.CLOSING, A.AUTHORIZED, "", "")
     return lines
 
 
@@ -139,11 +182,17 @@ REFUSED = {
     *(
         ("INIT", attempt, fact)
         for attempt, fact in product(OPEN, ("declined", "tech failed", "not attempted", "lost"))
+        if (attempt, fact) != (A.AUTHORIZED, "not attempted")
     ),
 }
 INIT_ENDS: dict[tuple[str, AttemptState, str], Line] = {
     **{("INIT", attempt, "closed"): (S.CLOSED, A.CLOSED, "", "") for attempt in OPEN},
-    **{("INIT", attempt, "pending"): (S.INIT, A.PENDING, "", "") for attempt in OPEN},
+    **{("INIT", attempt, "pending"): (S.INIT, A.PENDING, "", "") for attempt in NOT_HELD},
+    **{
+        ("INIT", attempt, fact): (S.INIT, A.PENDING, "", "")
+        for attempt in (A.SENT, A.UNKNOWN)
+        for fact in ("authorized", "authorized other amount")
+    },
     ("INIT", A.SENT, "unknown"): (S.INIT, A.UNKNOWN, "", ""),
 }
 

@@ -23,7 +23,8 @@ LATER = EPOCH + timedelta(minutes=1)
 # Copied from docs/protocols.md 1, not from the code.
 PAYMENT_STEPS = {
     S.INIT: "PAYING CLOSED",
-    S.PAYING: "SUCCESS FAILED CLOSING CLOSED CONFLICTED",
+    S.PAYING: "AUTHORIZED SUCCESS FAILED CLOSING CLOSED CONFLICTED",
+    S.AUTHORIZED: "SUCCESS FAILED CLOSING CLOSED CONFLICTED",
     S.CLOSING: "CLOSED SUCCESS LATE_SUCCESS CONFLICTED",
     S.FAILED: "LATE_SUCCESS CONFLICTED",
     S.CLOSED: "LATE_SUCCESS CONFLICTED",
@@ -32,11 +33,12 @@ PAYMENT_STEPS = {
     S.CONFLICTED: "LATE_SUCCESS FAILED",
     S.LATE_REFUNDED: "",
 }
-_OPEN_ATTEMPT = "PENDING CAPTURED DECLINED TECH_FAILED NOT_ATTEMPTED UNKNOWN CLOSED"
+_OPEN_ATTEMPT = "PENDING AUTHORIZED CAPTURED DECLINED TECH_FAILED NOT_ATTEMPTED UNKNOWN CLOSED"
 ATTEMPT_STEPS = {
     A.SENT: _OPEN_ATTEMPT,
     A.PENDING: _OPEN_ATTEMPT,
     A.UNKNOWN: _OPEN_ATTEMPT,
+    A.AUTHORIZED: "CAPTURED DECLINED TECH_FAILED CLOSED",
     A.CLOSED: "CAPTURED",
     A.DECLINED: "CAPTURED",
     A.TECH_FAILED: "CAPTURED",
@@ -83,7 +85,7 @@ def test_an_attempt_takes_the_steps_of_the_protocol_and_no_other(
     changed = attempt.to(target, at=LATER)
     assert (changed.state, changed.version, changed.updated_at) == (target, 2, LATER)
     # an attempt without a result is asked for, another is not
-    assert (changed.next_query_at is None) == (target not in (A.PENDING, A.UNKNOWN))
+    assert (changed.next_query_at is None) == (target not in (A.PENDING, A.UNKNOWN, A.AUTHORIZED))
 
 
 def test_questions_get_rarer_and_never_stop() -> None:

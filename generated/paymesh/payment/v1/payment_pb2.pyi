@@ -47,6 +47,8 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     """Money arrived that the order has not taken (yet)."""
     PAYMENT_STATE_LATE_REFUNDED: _PaymentState.ValueType  # 9
     """Late money that went back."""
+    PAYMENT_STATE_AUTHORIZED: _PaymentState.ValueType  # 10
+    """The channel holds the money for the shop, which has not captured it yet."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """State of a payment. How much money moved stands in the amounts, never in the state."""
@@ -71,6 +73,8 @@ PAYMENT_STATE_LATE_SUCCESS: PaymentState.ValueType  # 8
 """Money arrived that the order has not taken (yet)."""
 PAYMENT_STATE_LATE_REFUNDED: PaymentState.ValueType  # 9
 """Late money that went back."""
+PAYMENT_STATE_AUTHORIZED: PaymentState.ValueType  # 10
+"""The channel holds the money for the shop, which has not captured it yet."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 class _NextActionKind:
@@ -313,7 +317,7 @@ class Payment(_message.Message):
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it will be closed if nobody pays."""
+        """When it will be closed if nobody pays; while AUTHORIZED, when the held money is let go unless it is captured before."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
