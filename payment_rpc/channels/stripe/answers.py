@@ -122,13 +122,18 @@ def check_attempt(metadata: dict[str, str], attempt_id: str) -> None:
         raise Unclear("the answer is about another attempt")
 
 
+def is_ref(ref: str) -> bool:
+    """Whether it is an id of a payment or page of Stripe's. Ids come back in paths."""
+    return _REF.fullmatch(ref) is not None
+
+
 def check_ref(ref: str) -> str:
-    """An id of Stripe's that is kept and comes back in paths.
+    """An id of Stripe's that is kept.
 
     Raises:
         Unclear: it is none.
     """
-    if not _REF.fullmatch(ref):
+    if not is_ref(ref):
         raise Unclear("the answer has no usable id")
     return ref
 

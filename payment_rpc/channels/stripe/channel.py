@@ -101,7 +101,8 @@ class StripeChannel:
             statement=StatementKind.LEDGER,
             statement_day=UTC_DAY,
             statement_ready=_STATEMENT_READY,
-            fee_known=FeeKnown.AT_CAPTURE,
+            # an answer tells the fee, an event does not: the statement has what is missing
+            fee_known=FeeKnown.STATEMENT,
         )
 
     @property

@@ -17,6 +17,7 @@ from payment_rpc.channels.stripe.answers import (
     FLOW,
     HOSTED,
     REFUND,
+    is_ref,
     moment,
     money,
     read_intent,
@@ -137,7 +138,7 @@ def _subject(event: Event, named: _Named) -> Subject:
         event_id=event.id[:_ID_MAX],
         attempt_id=named.metadata.get(ATTEMPT, "")[:_ID_MAX],
         refund_id=named.metadata.get(REFUND, "")[:_ID_MAX],
-        ref=ref[:255],
+        ref=ref if is_ref(ref) else "",
     )
 
 

@@ -41,35 +41,35 @@ BYTES_MAX = 96 * 1024 * 1024
 _PAGE = "100"
 _PARTIAL = "partial_capture_reversal"
 
-# None: moves no money of a payment, or is not compared yet
-_TYPES: dict[str, LineType | None] = {
+_TYPES = {
     "charge": LineType.CAPTURE,
     "refund": LineType.REFUND,
     "refund_failure": LineType.REFUND_REVERSED,
-    "fee": LineType.FEE,
-    "network_cost": LineType.FEE,
-    "tax": LineType.FEE,
-    "dispute": None,
-    "dispute_reversal": None,
-    "payout": None,
-    "payout_reversal": None,
-    "payout_minimum_balance_hold": None,
-    "payout_minimum_balance_release": None,
-    "topup": None,
-    "topup_reversal": None,
-    "other_adjustment": None,
-    "risk_reserved_funds": None,
-    "advance": None,
-    "advance_funding": None,
-    "anticipation_repayment": None,
-    "contribution": None,
-    "platform_earning": None,
-    "platform_earning_refund": None,
-    "connect_collection_transfer": None,
-    "connect_reserved_funds": None,
-    "transfer": None,
-    "transfer_reversal": None,
+    **dict.fromkeys(("fee", "network_cost", "tax"), LineType.FEE),
+    "dispute": LineType.DISPUTE,
+    "dispute_reversal": LineType.DISPUTE_REVERSED,
+    **dict.fromkeys(("payout", "payout_reversal", "topup", "topup_reversal"), LineType.PAYOUT),
+    **dict.fromkeys(
+        (
+            "advance",
+            "advance_funding",
+            "anticipation_repayment",
+            "connect_collection_transfer",
+            "connect_reserved_funds",
+            "contribution",
+            "other_adjustment",
+            "payout_minimum_balance_hold",
+            "payout_minimum_balance_release",
+            "platform_earning",
+            "platform_earning_refund",
+            "risk_reserved_funds",
+            "transfer",
+            "transfer_reversal",
+        ),
+        LineType.ADJUSTMENT,
+    ),
 }
+_OF_THE_ACCOUNT = frozenset({LineType.FEE, LineType.PAYOUT, LineType.ADJUSTMENT})
 
 
 class _Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +235,7 @@ def _returned(rows: Sequence[_Kept | None]) -> dict[str, int]:
 def _lines(
     number: int, shown: str, row: _Kept, returned: dict[str, int]
 ) -> Iterator[Line | BadLine]:
-    """The lines that a row stands for: none for what is not compared. What the buyer paid counts,
+    """The lines that a row stands for. What the buyer paid counts,
     not what it became in the currency of the bank account; a fee in that currency is a line of its
     own.
     """
@@ -246,11 +246,10 @@ def _lines(
     if row.category not in _TYPES:
         raise Unclear("an unknown reporting category")
     kind = _TYPES[row.category]
-    if kind is None:
-        return
-    if kind is LineType.FEE:
+    if kind in _OF_THE_ACCOUNT:
         # some rows have the amount, others the fee
-        yield _fee_line(number, shown, row, money(abs(row.amount) or row.fee, row.currency))
+        whole = money(abs(row.amount) or row.fee, row.currency)
+        yield _account_line(number, shown, row, kind, whole)
         return
     paid = row.paid
     if kind is LineType.CAPTURE and row.intent in returned:
@@ -272,17 +271,19 @@ def _lines(
         occurred_at=moment(row.created),
     )
     if not is_same and fee.minor:
-        yield _fee_line(number, shown, row, fee)
+        yield _account_line(number, shown, row, LineType.FEE, fee)
 
 
-def _fee_line(number: int, shown: str, row: _Kept, fee: Money) -> Line | BadLine:
+def _account_line(
+    number: int, shown: str, row: _Kept, kind: LineType, amount: Money
+) -> Line | BadLine:
     return line_of(
         number,
         shown,
-        kind=LineType.FEE,
+        kind=kind,
         trade_no=row.id,
         attempt_id=row.attempt_id,
-        amount=fee,
-        fee=Money.zero(fee.currency),
+        amount=amount,
+        fee=Money.zero(amount.currency),
         occurred_at=moment(row.created),
     )

@@ -494,8 +494,16 @@ def row(category: str, amount: int, fee: int = 0, **more: Any) -> list[Any]:
         ),
         (row("fee", -250), [(LineType.FEE, "2.50", "0.00", "txn_1")]),
         (row("fee", 0, 250), [(LineType.FEE, "2.50", "0.00", "txn_1")]),
-        (row("payout", -99_999), []),
-        (row("dispute", -9999, 1500), []),
+        (row("payout", -99_999), [(LineType.PAYOUT, "999.99", "0.00", "txn_1")]),
+        (row("other_adjustment", -5), [(LineType.ADJUSTMENT, "0.05", "0.00", "txn_1")]),
+        (
+            row("dispute", -9999, 1500, source="dp_1"),
+            [(LineType.DISPUTE, "99.99", "15.00", "dp_1")],
+        ),
+        (
+            row("dispute_reversal", 9999, source="dp_1"),
+            [(LineType.DISPUTE_REVERSED, "99.99", "0.00", "dp_1")],
+        ),
     ],
 )
 def test_every_row_becomes_its_lines(
@@ -562,3 +570,12 @@ def test_an_empty_day_has_no_lines() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"error":5}'])
 def test_an_error_that_is_none_of_stripes_says_nothing(body: bytes) -> None:
     assert error_of(body).type == ""
+
+
+def test_what_is_no_id_of_a_payment_is_never_asked_for() -> None:
+    body = event(
+        "payment_intent.succeeded", encoded_intent("succeeded", id="pi_1/../x"), api_version="1"
+    )
+    [ask] = read_event(body, is_live=False, account_id="").news
+    assert isinstance(ask, Ask)
+    assert (ask.subject.attempt_id, ask.subject.ref) == ("ATT1", "")

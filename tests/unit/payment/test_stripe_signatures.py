@@ -13,12 +13,16 @@ import stripe
 from mesh.errors import InvalidArgument
 from mesh.times import EPOCH
 from payment_rpc.channels.inbound import Inbound
+from payment_rpc.channels.providers import PROVIDERS
 from payment_rpc.channels.stripe.channel import open_channel
 from payment_rpc.channels.stripe.credentials import parse
 from payment_rpc.channels.stripe.events import read_event, read_subject
 from payment_rpc.channels.stripe.signatures import WebhookSecrets
+from payment_rpc.domain.channel_account import AccountMode
 from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.usecases.account_credentials import AccountRules, hint_of
+from payment_rpc.usecases.account_credentials import parse as parse_fields
 
 SECRET = "whsec_paymesh_test_vector_1"
 BODY = (
@@ -209,3 +213,13 @@ def test_secrets_are_in_no_text() -> None:
             base_url=None,
             now=lambda: NOW,
         )
+
+
+def test_an_account_keeps_the_mode_of_its_key_and_shows_only_its_end() -> None:
+    fields = {"secret_key": "sk_test_0123456789abcdef", "webhook_secrets": [SECRET]}
+    provider, rules = PROVIDERS["stripe"], AccountRules()
+    assert parse_fields(fields, provider=provider, mode=AccountMode.TEST, rules=rules)
+    with pytest.raises(InvalidArgument) as refused:
+        parse_fields(fields, provider=provider, mode=AccountMode.LIVE, rules=rules)
+    assert list(refused.value.fields) == ["credentials.secret_key"]
+    assert hint_of(fields, provider) == {"secret_key": "…cdef"}
