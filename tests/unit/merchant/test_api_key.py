@@ -65,6 +65,7 @@ def test_a_restricted_key_has_what_it_names() -> None:
         (ApiKeyKind.RESTRICTED, ["payments:read", "gold:read"], "scopes[1]"),
         (ApiKeyKind.RESTRICTED, ["payments:delete"], "scopes[0]"),
         (ApiKeyKind.RESTRICTED, ["members:read"], "scopes[0]"),
+        (ApiKeyKind.RESTRICTED, ["channel_accounts:write"], "scopes[0]"),
         (ApiKeyKind.RESTRICTED, ["members:write"], "scopes[0]"),
     ],
 )

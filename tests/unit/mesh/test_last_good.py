@@ -87,3 +87,19 @@ async def test_the_number_of_answers_is_bounded(neighbour: Neighbour) -> None:
     for key in ("a", "b", "a", "c"):
         await neighbour.kept.get(key)
     assert [key for key in "abc" if neighbour.kept.known(key)] == ["a", "c"]
+
+
+async def test_a_forgotten_key_is_asked_for_again_and_an_older_question_is_not_believed(
+    neighbour: Neighbour,
+) -> None:
+    assert await neighbour.kept.get("mall") == "mall 1"
+    neighbour.kept.forget("mall")
+    neighbour.gate = asyncio.Event()
+    older = asyncio.create_task(neighbour.kept.get("mall"))
+    await asyncio.sleep(0.01)
+    neighbour.kept.forget("mall")
+    neighbour.gate.set()
+    assert await older == "mall 2"
+    assert neighbour.kept.known("mall") is None
+    assert await neighbour.kept.get("mall") == "mall 3"
+    neighbour.kept.forget("nobody")
