@@ -140,7 +140,15 @@ def test_most_methods_take_small_bodies_alone() -> None:
     assert {method.body_bytes_max for method in WITH_BODY} == {16 * 1024, 64 * 1024, 512 * 1024}
     assert sorted(
         method.policy.method for method in WITH_BODY if method.body_bytes_max > 16 * 1024
-    ) == ["CreateApiKey", "CreateOrder", "CreatePayment", "RefundOrder", "UpdateSettings"]
+    ) == [
+        "CreateApiKey",
+        "CreateChannelAccount",
+        "CreateOrder",
+        "CreatePayment",
+        "RefundOrder",
+        "UpdateChannelAccount",
+        "UpdateSettings",
+    ]
 
 
 @pytest.mark.parametrize(
