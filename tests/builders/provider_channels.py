@@ -1,24 +1,24 @@
-"""A channel of ours and the simulated provider behind it, the same way for every provider: what the
-shop asks, what the buyer does, what goes wrong, what money moved.
-"""
+"""The simulated providers as channels of ours."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar
 
 import httpx
 import msgspec
 
-from mesh.clock import Clock, SystemClock
-from mesh.money import Money
+from mesh.clock import SystemClock
 from payment_rpc.channels import Channel
 from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay.credentials import parse as parse_alipay
+from payment_rpc.channels.btcpay import channel as btcpay
+from payment_rpc.channels.btcpay.credentials import parse as parse_btcpay
 from payment_rpc.channels.inbound import Inbound
-from payment_rpc.channels.requests import CapturedAttempt, Checkout
+from payment_rpc.channels.paypal import channel as paypal
+from payment_rpc.channels.paypal.credentials import parse as parse_paypal
 from payment_rpc.channels.stripe import channel as stripe
 from payment_rpc.channels.stripe.credentials import parse as parse_stripe
 from payment_rpc.channels.wechat import channel as wechat
@@ -26,180 +26,25 @@ from payment_rpc.channels.wechat.credentials import parse as parse_wechat
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
 from sandbox.providers.alipay import PROVIDER as ALIPAY
-from sandbox.providers.server import RunningProvider, running_provider
-from sandbox.providers.simulation import Provider
+from sandbox.providers.btcpay import PROVIDER as BTCPAY
+from sandbox.providers.paypal import PROVIDER as PAYPAL
+from sandbox.providers.server import running_provider
 from sandbox.providers.stripe import PROVIDER as STRIPE
 from sandbox.providers.stripe.config import StripeConfig
 from sandbox.providers.webhooks import Target
 from sandbox.providers.wechat import PROVIDER as WECHAT
+from tests.builders.simulated_channel import TIMEOUT_SECONDS, SimulatedChannel
 from tests.support import china_credentials
 
-TIMEOUT_SECONDS = 20.0
+__all__ = [
+    "KINDS",
+    "SimulatedBTCPay",
+    "SimulatedChannel",
+    "SimulatedPayPal",
+    "simulated_channel",
+]
+
 STRIPE_CONFIG = StripeConfig()
-ORDER = Checkout(subject="tea 100% 茶 {", return_url="https://shop.example/back")
-
-
-class SimulatedChannel:
-    """Base: one class per provider says where it differs. `refs` has what the channel had
-    remembered, by attempt.
-
-    Attributes:
-        steps: method, path and text of the request of each step, for faults.
-        method: the way to pay whose checkout calls the provider.
-        status_field: the field of a query's answer with the status word.
-        repeats_errors: an error of the provider's own is repeated for a day under the same key.
-    """
-
-    provider: ClassVar[Provider[Any]]
-    steps: ClassVar[Mapping[str, tuple[str, str, str]]]
-    method = ""
-    currency = "CNY"
-    status_field = ""
-    repeats_errors = False
-
-    def __init__(self, running: RunningProvider[Any], clock: Clock, client: httpx.AsyncClient):
-        self.running = running
-        self.clock = clock
-        self.client = client
-        self.refs: dict[str, str] = {}
-        self.channel = self.open(running.url)
-
-    def open(self, base_url: str, now: Callable[[], datetime] | None = None, **changed: Any) -> Any:
-        """Another channel to the same account; `changed` are its credentials."""
-        raise NotImplementedError
-
-    def secrets(self) -> list[str]:
-        """Texts that no log may have."""
-        raise NotImplementedError
-
-    async def meet_buyer(self, fact: ChannelFact) -> None:
-        """What must happen before the provider knows the attempt: the buyer opens it."""
-
-    async def checkout(
-        self, attempt_id: str, minor: int, *, method: str | None = None, channel: Any = None
-    ) -> ChannelFact:
-        """Opens an attempt."""
-
-        async def remember(ref: str) -> None:
-            self.refs[attempt_id] = ref
-
-        used: Channel = channel or self.channel
-        return await used.checkout(
-            attempt_id=attempt_id,
-            amount=Money(minor, self.currency),
-            order=Checkout(
-                subject=ORDER.subject,
-                return_url=ORDER.return_url,
-                method=self.method if method is None else method,
-                buyer_address="203.0.113.7",
-                buyer_openid="oUpF8uMuAJO_M2pxb1Q9zNjWeS6o",
-            ),
-            expires_at=self.clock.now() + timedelta(minutes=30),
-            remember=remember,
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
-
-    async def open_attempt(self, attempt_id: str, minor: int, **how: Any) -> ChannelFact:
-        """Opens an attempt, and the buyer sees it."""
-        fact = await self.checkout(attempt_id, minor, **how)
-        await self.meet_buyer(fact)
-        return fact
-
-    async def buy(self, attempt_id: str, minor: int) -> ChannelFact:
-        """An attempt that the buyer has paid, as the query says it."""
-        await self.open_attempt(attempt_id, minor)
-        await self.buyer(attempt_id, "pay")
-        return await self.query(attempt_id)
-
-    async def buyer(self, attempt_id: str, does: str) -> None:
-        """The buyer's deed."""
-        sent = {"own_id": attempt_id, "does": does}
-        answer = await self.client.post("/_sim/buyer", json=sent)
-        assert answer.status_code == 200, answer.text
-
-    async def query(self, attempt_id: str, *, channel: Any = None) -> ChannelFact:
-        """Asks for an attempt."""
-        used: Channel = channel or self.channel
-        ref = self.refs.get(attempt_id, "")
-        return await used.query(attempt_id, ref=ref, timeout_seconds=TIMEOUT_SECONDS)
-
-    async def close(self, attempt_id: str) -> ChannelFact:
-        """Closes an attempt."""
-        ref = self.refs.get(attempt_id, "")
-        return await self.channel.close(attempt_id, ref=ref, timeout_seconds=TIMEOUT_SECONDS)
-
-    async def refund(
-        self, refund_id: str, attempt_id: str, minor: int, total: int, *, channel: Any = None
-    ) -> RefundFact:
-        """Gives back a part."""
-        used: Channel = channel or self.channel
-        return await used.refund(
-            refund_id=refund_id,
-            of=self.captured(attempt_id, total),
-            amount=Money(minor, self.currency),
-            reason="too late",
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
-
-    async def query_refund(
-        self, refund_id: str, attempt_id: str, minor: int, total: int, *, channel: Any = None
-    ) -> RefundFact:
-        """Asks for a refund."""
-        used: Channel = channel or self.channel
-        return await used.query_refund(
-            refund_id,
-            of=self.captured(attempt_id, total),
-            amount=Money(minor, self.currency),
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
-
-    def captured(self, attempt_id: str, total: int) -> CapturedAttempt:
-        """What a refund is of."""
-        return CapturedAttempt(
-            attempt_id=attempt_id,
-            amount=Money(total, self.currency),
-            ref=self.refs.get(attempt_id, ""),
-        )
-
-    async def fault(self, step: str, kind: str, **more: Any) -> None:
-        """Lets the next request of a step go wrong."""
-        method, path, contains = self.steps[step]
-        sent = {"method": method, "path": path, "contains": contains, "kind": kind, **more}
-        answer = await self.client.post("/_sim/faults", json=sent)
-        assert answer.status_code == 201, answer.text
-
-    async def answered_bytes(self) -> int:
-        """The length of the answer that the last fault spoiled."""
-        told = (await self.client.get("/_sim/faults")).json()["answered"]
-        return int(told[-1]["raw_bytes"])
-
-    async def no_faults(self) -> None:
-        """Ends all misbehaviour."""
-        await self.client.delete("/_sim/faults")
-
-    async def advance(self, seconds: float) -> None:
-        """Moves the provider's clock."""
-        await self.client.post("/_sim/clock", json={"advance_seconds": seconds})
-
-    async def money(self) -> list[tuple[str, str, int]]:
-        """Kind, own id and amount of all that really moved."""
-        moved = (await self.client.get("/_sim/money")).json()["movements"]
-        return [(one["kind"], one["own_id"], one["amount_minor"]) for one in moved]
-
-    def target(self, url: str) -> Target:
-        """Where notices go."""
-        return Target(url=url)
-
-    def notices(self) -> list[Inbound]:
-        """All notices so far, signed now."""
-        simulation = self.running.simulation
-        rule = self.provider.rule(simulation.config, simulation.clock)
-        found = []
-        for one in simulation.deliveries.deliveries:
-            outgoing = rule.render(one.notice, self.target(one.notice.url), 1)
-            headers = {name.lower(): value for name, value in outgoing.headers.items()}
-            found.append(Inbound(body=outgoing.body, headers=headers))
-        return found
 
 
 class SimulatedAlipay(SimulatedChannel):
@@ -323,8 +168,182 @@ class SimulatedStripe(SimulatedChannel):
         return [one for kind, one in found if kind == "payment_intent.succeeded"]
 
 
+class SimulatedPayPal(SimulatedChannel):
+    """PayPal. A query takes the step that is ours, as the core does."""
+
+    provider = PAYPAL
+    steps: ClassVar = {
+        "checkout": ("POST", "/v2/checkout/orders", ""),
+        "query": ("GET", "/v2/checkout/orders/", ""),
+        "advance": ("POST", "/v2/checkout/orders/", ""),
+        "refund": ("POST", "/v2/payments/captures/", ""),
+        "query_refund": ("GET", "/v2/checkout/orders/", ""),
+    }
+    currency = "USD"
+    status_field = "purchase_units.0.payments.captures.0.status"
+    closes = False
+    told_by = "PAYMENT."
+
+    def open(
+        self, base_url: str, now: Callable[[], datetime] | None = None, **changed: Any
+    ) -> paypal.PayPalChannel:
+        """An application of the simulated account."""
+        config = self.running.simulation.config
+        fields = {
+            "client_id": config.client_id,
+            "client_secret": config.client_secret,
+            "webhook_id": config.webhook_id,
+        }
+        return paypal.open_channel(
+            account="paypal_main",
+            credentials=parse_paypal({**fields, **changed}),
+            is_live=False,
+            notify_url="https://shop.example/paypal",
+            base_url=base_url,
+            now=now or self.clock.now,
+        )
+
+    async def prepare(self) -> None:
+        """It has the certificate of notices."""
+        url = self.running.simulation.config.certificate_url
+        await self.channel.learn_key(url, timeout_seconds=TIMEOUT_SECONDS)
+
+    def secrets(self) -> list[str]:
+        """Of the application."""
+        return [self.running.simulation.config.client_secret]
+
+    async def query(self, attempt_id: str, *, channel: Any = None) -> ChannelFact:
+        """Asks, and captures what the buyer approved."""
+        fact = await super().query(attempt_id, channel=channel)
+        return await self.step(attempt_id, channel=channel) if fact.is_our_turn else fact
+
+    async def step(self, attempt_id: str, *, channel: Any = None) -> ChannelFact:
+        """Takes the step that is ours."""
+        used: Channel = channel or self.channel
+        ref = self.refs[attempt_id]
+        return await used.advance(attempt_id, ref=ref, timeout_seconds=TIMEOUT_SECONDS)
+
+
+class SimulatedBTCPay(SimulatedChannel):
+    """BTCPay Server. Buyers claim their refunds, and blocks come.
+
+    Attributes:
+        claims: the buyer claims a refund at once.
+    """
+
+    provider = BTCPAY
+    steps: ClassVar = {
+        "checkout": ("POST", "/api/v1/stores/STORE1/invoices", ""),
+        "query": ("GET", "/api/v1/stores/STORE1/invoices", ""),
+        "refund": ("POST", "/api/v1/invoices/", ""),
+        "query_refund": ("GET", "/api/v1/stores/STORE1/pull-payments", ""),
+    }
+    currency = "USD"
+    status_field = "0.status"
+    closes = False
+    tells = False
+    claims = True
+
+    def open(
+        self, base_url: str, now: Callable[[], datetime] | None = None, **changed: Any
+    ) -> btcpay.BTCPayChannel:
+        """The simulated store."""
+        config = self.running.simulation.config
+        fields = {
+            "store_id": config.store_id,
+            "api_key": config.api_key,
+            "webhook_secrets": [config.webhook_secret],
+        }
+        return btcpay.open_channel(
+            account="btcpay_main",
+            credentials=parse_btcpay({**fields, **changed}),
+            is_live=False,
+            notify_url="https://shop.example/btcpay",
+            base_url=base_url,
+            now=now or self.clock.now,
+        )
+
+    def secrets(self) -> list[str]:
+        """Of the store."""
+        config = self.running.simulation.config
+        return [config.api_key, config.webhook_secret]
+
+    async def buy(self, attempt_id: str, minor: int) -> ChannelFact:
+        """Paid, and confirmed by a block."""
+        await self.open_attempt(attempt_id, minor)
+        await self.buyer(attempt_id, "pay")
+        await self.confirm()
+        return await self.query(attempt_id)
+
+    async def confirm(self) -> None:
+        """A block comes."""
+        await self.advance(120)
+
+    async def refund(
+        self, refund_id: str, attempt_id: str, minor: int, total: int, *, channel: Any = None
+    ) -> RefundFact:
+        """Gives back a part, and the buyer claims it."""
+        fact = await super().refund(refund_id, attempt_id, minor, total, channel=channel)
+        return await self._claimed(fact)
+
+    async def query_refund(
+        self, refund_id: str, attempt_id: str, minor: int, total: int, *, channel: Any = None
+    ) -> RefundFact:
+        """Asks for a refund, and the buyer claims it."""
+        fact = await super().query_refund(refund_id, attempt_id, minor, total, channel=channel)
+        return await self._claimed(fact)
+
+    async def _claimed(self, fact: RefundFact) -> RefundFact:
+        if fact.channel_refund_no and self.claims:
+            sent = {"ref": fact.channel_refund_no, "does": "claim"}
+            await self.client.post("/_sim/buyer", json=sent)  # a second claim is refused
+        return fact
+
+    async def advance(self, seconds: float) -> None:
+        """Moves the provider's clock, at first in steps: what follows from a deed takes its time
+        from there.
+        """
+        for _ in range(3):
+            step = min(61.0, seconds)
+            await super().advance(step)
+            seconds -= step
+        if seconds > 0:
+            await super().advance(seconds)
+
+    async def deed(self, ref: str, does: str) -> None:
+        """A deed at one invoice."""
+        answer = await self.client.post("/_sim/buyer", json={"ref": ref, "does": does})
+        assert answer.status_code == 200, answer.text
+
+    async def invoices(self, attempt_id: str) -> list[Any]:
+        """All invoices of an attempt, as the server has them."""
+        answer = await self.client.get(
+            f"/api/v1/stores/STORE1/invoices?orderId={attempt_id}", headers=self._key()
+        )
+        found: list[Any] = answer.json()
+        return found
+
+    async def another_invoice(self, attempt_id: str, amount: str) -> str:
+        """The id of one more invoice of an attempt, which somebody else made."""
+        sent = {"amount": amount, "currency": "USD", "metadata": {"orderId": attempt_id}}
+        answer = await self.client.post(
+            "/api/v1/stores/STORE1/invoices", json=sent, headers=self._key()
+        )
+        return str(answer.json()["id"])
+
+    async def archive(self, invoice_id: str) -> None:
+        """Somebody puts an invoice away."""
+        answer = await self.client.delete(f"/api/v1/invoices/{invoice_id}", headers=self._key())
+        assert answer.is_success, answer.text
+
+    def _key(self) -> dict[str, str]:
+        return {"authorization": f"token {self.running.simulation.config.api_key}"}
+
+
 KINDS: dict[str, type[SimulatedChannel]] = {
     "alipay": SimulatedAlipay,
+    "btcpay": SimulatedBTCPay,
+    "paypal": SimulatedPayPal,
     "stripe": SimulatedStripe,
     "wechat": SimulatedWechat,
 }
@@ -340,6 +359,7 @@ async def simulated_channel(name: str) -> AsyncIterator[SimulatedChannel]:
     ):
         await client.post("/_sim/webhooks/mode", json={"hold": True})  # tests fetch notices
         simulated = kind(running, clock, client)
+        await simulated.prepare()
         try:
             yield simulated
         finally:

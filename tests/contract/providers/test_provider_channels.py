@@ -39,12 +39,25 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[SimulatedChanne
         yield simulated
 
 
+@pytest.fixture(params=sorted(name for name, kind in KINDS.items() if kind.closes))
+async def closing(request: pytest.FixtureRequest) -> AsyncIterator[SimulatedChannel]:
+    async with simulated_channel(request.param) as simulated:
+        yield simulated
+
+
+@pytest.fixture(params=sorted(name for name, kind in KINDS.items() if kind.tells))
+async def telling(request: pytest.FixtureRequest) -> AsyncIterator[SimulatedChannel]:
+    async with simulated_channel(request.param) as simulated:
+        yield simulated
+
+
 async def test_a_purchase_from_checkout_to_refund(world):
     opened = await world.open_attempt(ATTEMPT, TOTAL)
     assert opened.status is ChannelStatus.PENDING
     assert opened.next_action is not None
     assert (await world.query(ATTEMPT)).status is ChannelStatus.PENDING
     await world.buyer(ATTEMPT, "pay")
+    await world.confirm()
     paid = await world.query(ATTEMPT)
     assert (paid.status, paid.amount) == (ChannelStatus.CAPTURED, Money(TOTAL, world.currency))
     assert paid.trade_no
@@ -85,17 +98,17 @@ async def test_a_question_without_an_answer_is_unknown(world, kind, more):
 
 
 @pytest.mark.parametrize(("kind", "more"), DOUBTFUL)
-async def test_a_close_without_an_answer_is_unknown_and_the_next_one_knows(world, kind, more):
-    await world.open_attempt(ATTEMPT, TOTAL)
-    await world.fault("close", kind, **more)
-    doubtful = await world.close(ATTEMPT)
+async def test_a_close_without_an_answer_is_unknown_and_the_next_one_knows(closing, kind, more):
+    await closing.open_attempt(ATTEMPT, TOTAL)
+    await closing.fault("close", kind, **more)
+    doubtful = await closing.close(ATTEMPT)
     assert doubtful.status in (
         ChannelStatus.UNKNOWN,
         ChannelStatus.PENDING,
         ChannelStatus.CLOSED,
     )
-    closed = await world.close(ATTEMPT)
-    assert (closed.status, closed.amount) == (ChannelStatus.CLOSED, Money(TOTAL, world.currency))
+    closed = await closing.close(ATTEMPT)
+    assert (closed.status, closed.amount) == (ChannelStatus.CLOSED, Money(TOTAL, closing.currency))
 
 
 @pytest.mark.parametrize(("kind", "more"), DOUBTFUL)
@@ -143,6 +156,7 @@ async def test_a_word_that_nobody_knows_is_unknown(world):
 
 async def test_a_call_that_did_not_leave_says_so(world):
     nobody = world.open(f"http://127.0.0.1:{free_port()}")
+    await world.buy(ATTEMPT, TOTAL)
     assert (await world.checkout(ATTEMPT, TOTAL, channel=nobody)).status is ChannelStatus.NOT_SENT
     world.refs.setdefault(ATTEMPT, "pi_1")  # where a question needs the provider's id
     assert (await world.query(ATTEMPT, channel=nobody)).status is ChannelStatus.UNKNOWN
@@ -174,38 +188,38 @@ async def test_a_refund_of_what_nobody_paid_gives_nothing(world):
     assert await world.money() == []
 
 
-async def test_what_is_closed_is_not_paid_and_what_is_paid_is_not_closed(world):
-    await world.open_attempt(ATTEMPT, TOTAL)
-    assert (await world.close(ATTEMPT)).status is ChannelStatus.CLOSED
-    assert (await world.query(ATTEMPT)).status is ChannelStatus.CLOSED
+async def test_what_is_closed_is_not_paid_and_what_is_paid_is_not_closed(closing):
+    await closing.open_attempt(ATTEMPT, TOTAL)
+    assert (await closing.close(ATTEMPT)).status is ChannelStatus.CLOSED
+    assert (await closing.query(ATTEMPT)).status is ChannelStatus.CLOSED
     other = ATTEMPT[:-1] + "2"
-    await world.buy(other, TOTAL)
-    late = await world.close(other)
-    assert (late.status, late.amount) == (ChannelStatus.CAPTURED, Money(TOTAL, world.currency))
-    assert await world.money() == [("capture", other, TOTAL)]
+    await closing.buy(other, TOTAL)
+    late = await closing.close(other)
+    assert (late.status, late.amount) == (ChannelStatus.CAPTURED, Money(TOTAL, closing.currency))
+    assert await closing.money() == [("capture", other, TOTAL)]
 
 
-async def test_a_payment_and_a_close_at_once_have_one_winner(world):
+async def test_a_payment_and_a_close_at_once_have_one_winner(closing):
     for number in range(ROUNDS):
         attempt = f"{ATTEMPT[:-1]}{number}"
-        await world.open_attempt(attempt, TOTAL)
+        await closing.open_attempt(attempt, TOTAL)
         sent = {"own_id": attempt, "does": "pay"}
-        closes = [world.close(attempt) for _ in range(2)]
+        closes = [closing.close(attempt) for _ in range(2)]
         if number % 2:
-            closes.insert(0, world.client.post("/_sim/buyer", json=sent))
+            closes.insert(0, closing.client.post("/_sim/buyer", json=sent))
         else:
-            closes.append(world.client.post("/_sim/buyer", json=sent))
+            closes.append(closing.client.post("/_sim/buyer", json=sent))
         await asyncio.gather(*closes)
-        is_paid = ("capture", attempt, TOTAL) in await world.money()
-        ended = (await world.query(attempt)).status
+        is_paid = ("capture", attempt, TOTAL) in await closing.money()
+        ended = (await closing.query(attempt)).status
         assert ended is (ChannelStatus.CAPTURED if is_paid else ChannelStatus.CLOSED)
-        assert (await world.close(attempt)).status is ended
+        assert (await closing.close(attempt)).status is ended
 
 
-async def test_a_notice_says_what_the_query_says(world):
-    asked = await world.buy(ATTEMPT, TOTAL)
-    [inbound] = world.notices()
-    received = world.channel.receive(inbound, now=world.clock.now())
+async def test_a_notice_says_what_the_query_says(telling):
+    asked = await telling.buy(ATTEMPT, TOTAL)
+    [inbound] = telling.notices()
+    received = telling.channel.receive(inbound, now=telling.clock.now())
     (told,) = received.news
     assert (told.attempt_id, told.status, told.amount, told.trade_no) == (
         ATTEMPT,
@@ -214,13 +228,13 @@ async def test_a_notice_says_what_the_query_says(world):
         asked.trade_no,
     )
     assert received.event_id
-    again = world.channel.receive(world.notices()[0], now=world.clock.now())
+    again = telling.channel.receive(telling.notices()[0], now=telling.clock.now())
     assert (again.news, again.event_id) == (received.news, received.event_id)
 
 
 async def test_a_notice_with_any_byte_changed_is_refused(world):
     await world.buy(ATTEMPT, TOTAL)
-    [inbound] = world.notices()
+    inbound = world.notices()[0]
     for place in range(0, len(inbound.body), 7):
         changed = bytearray(inbound.body)
         changed[place] ^= 1
