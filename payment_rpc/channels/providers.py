@@ -12,6 +12,10 @@ from typing import Any, Final, Protocol
 from payment_rpc.channels import Channel
 from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay import credentials as alipay_credentials
+from payment_rpc.channels.btcpay import channel as btcpay
+from payment_rpc.channels.btcpay import credentials as btcpay_credentials
+from payment_rpc.channels.paypal import channel as paypal
+from payment_rpc.channels.paypal import credentials as paypal_credentials
 from payment_rpc.channels.stripe import channel as stripe
 from payment_rpc.channels.stripe import credentials as stripe_credentials
 from payment_rpc.channels.wechat import channel as wechat
@@ -77,6 +81,23 @@ _ALL: Final = (
         open_channel=alipay.open_channel,
         summary="Alipay pages and QR codes, in CNY",
         shown=("app_id", "seller_id"),
+    ),
+    Provider(
+        name="btcpay",
+        parse=btcpay_credentials.parse,
+        open_channel=btcpay.open_channel,
+        summary="Invoices of the merchant's own BTCPay Server, in coins; they can never be closed",
+        shown=("server_url", "store_id", "speed_policy"),
+        ends_shown=("api_key",),
+        server_field="server_url",
+    ),
+    Provider(
+        name="paypal",
+        parse=paypal_credentials.parse,
+        open_channel=paypal.open_channel,
+        summary="PayPal's page, with capture after approval and holds, in 24 currencies",
+        shown=("client_id", "webhook_id", "merchant_id"),
+        ends_shown=("client_secret",),
     ),
     Provider(
         name="stripe",
