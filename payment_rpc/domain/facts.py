@@ -150,6 +150,9 @@ def apply_channel_fact(
     decision = _decide(
         payment, attempt, fact, others_open=others_open, at=at, first_send=first_send
     )
+    if fact.surplus is not None and not decision.review_reason:
+        # nothing books it: somebody gives it back
+        decision = replace(decision, review_reason="SURPLUS_PAID")
     is_news = fact.ref not in ("", attempt.channel_ref)
     if not is_news or (attempt.channel_ref and decision.attempt is attempt):
         return decision

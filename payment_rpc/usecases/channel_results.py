@@ -188,7 +188,8 @@ class ChannelResults:
             kind=reason,
             payment_id=payment_id,
             subject=fact.attempt_id,
-            detail=f"{fact.amount} under {fact.trade_no}",
+            detail=f"{fact.amount} under {fact.trade_no}"
+            + (f", and {fact.surplus} too much" if fact.surplus is not None else ""),
             at=self._clock.now(),
         )
 

@@ -318,6 +318,18 @@ def test_a_capture_that_contradicts_the_one_that_is_known_needs_a_person(
     assert apply(payment, attempt, replace(FACTS["captured"], trade_no="T0")).review_reason == ""
 
 
+def test_what_a_buyer_paid_too_much_needs_a_person_whenever_it_is_told() -> None:
+    more = replace(FACTS["captured"], trade_no="T0", surplus=FACTS["captured"].amount)
+    decision = apply(a_payment(), an_attempt(), more)
+    assert (decision.payment.state, decision.review_reason) == (S.SUCCESS, "SURPLUS_PAID")
+    payment, attempt = a_payment(S.SUCCESS), an_attempt(A.CAPTURED)
+    later = apply(payment, attempt, more)
+    assert not later.changes(payment, attempt)
+    assert later.review_reason == "SURPLUS_PAID"
+    contradicted = apply(payment, attempt, replace(more, trade_no="T9"))
+    assert contradicted.review_reason == "CAPTURE_CONTRADICTED"
+
+
 def test_a_capture_without_an_amount_is_refused() -> None:
     with pytest.raises(ValueError, match="amount"):
         apply(a_payment(), an_attempt(), a_fact(ChannelStatus.CAPTURED))
