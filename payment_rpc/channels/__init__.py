@@ -126,8 +126,9 @@ class Channel(Protocol):
     async def advance(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
         """Takes the step that is ours in an attempt that waits, e.g. the capture of what the buyer
         approved, and says what became of it. It may move money. The core calls it once at a time
-        for an attempt, with its intention committed, and not at all once the attempt is being
-        closed. A channel without such a step answers as `query` does.
+        for an attempt, with its intention committed. Once the attempt is being closed no first step
+        is taken; one whose answer was lost is repeated, under the same key. A channel without such
+        a step answers as `query` does.
         """
         ...
 

@@ -167,6 +167,11 @@ class Attempt:
             updated_at=at,
         )
 
+    @property
+    def progress(self) -> tuple[int, int, datetime, str]:
+        """What changes whenever somebody may be moving money in it."""
+        return self.sends, self.steps, self.lease_until, self.channel_ref
+
     def resend(self, *, lease: timedelta, at: datetime) -> Attempt:
         """The attempt, sent again under the same id. The channel processes the first one only."""
         if self.state not in OPEN:

@@ -119,6 +119,12 @@ class Callback:
         """
         return self.payload_digest == other.payload_digest
 
+    def waits(self, *, reason: str) -> Callback:
+        """The message while the channel is asked because of it."""
+        return replace(
+            self, result=CallbackResult.RECEIVED, reason=reason[:_REASON_MAX], finished_at=None
+        )
+
     def ended(
         self, result: CallbackResult, *, reason: str, about: Subject, at: datetime
     ) -> Callback:

@@ -109,6 +109,7 @@ class Decision:
 
 
 SECOND_CAPTURE = "SECOND_CAPTURE"
+_WITH_MONEY = frozenset({ChannelStatus.CAPTURED, ChannelStatus.AUTHORIZED})
 LOST_BEFORE_CHANNEL = Failure(
     reason="LOST_BEFORE_CHANNEL", message="the payment never reached the channel"
 )
@@ -154,7 +155,9 @@ def apply_channel_fact(
         # nothing books it: somebody gives it back
         decision = replace(decision, review_reason="SURPLUS_PAID")
     is_news = fact.ref not in ("", attempt.channel_ref)
-    if not is_news or (attempt.channel_ref and decision.attempt is attempt):
+    # only money is a reason to believe that it goes by another id there
+    is_moved = fact.status in _WITH_MONEY and decision.attempt is not attempt
+    if not is_news or (attempt.channel_ref and not is_moved):
         return decision
     known = (
         attempt.remember(fact.ref, at=at)

@@ -43,24 +43,33 @@ class CallbackQuestions:
         self._polling = polling
         self._quarantine = Quarantine("finish_callbacks", CHANNEL_CALLBACK.c.callback_id)
 
-    async def ask(self, callback: Callback, attempt: Attempt) -> tuple[CallbackResult, Payment]:
-        """Queries the channel, takes the next step where it is ours, and writes down the result."""
-        applied = await self._polling.query(attempt)
-        result = CallbackResult.PROCESSED if applied.changed else CallbackResult.IGNORED
+    async def ask(
+        self, callback: Callback, *questions: Attempt, changed: bool = False
+    ) -> tuple[CallbackResult, Payment]:
+        """Queries the channel about some attempts, takes the next steps where they are ours, and
+        writes down the result: PROCESSED when something changed, now or, with `changed`, before.
+        Returns the payment of the last one too.
+        """
+        applied = [await self._polling.query(attempt) for attempt in questions]
+        changed = changed or any(each.changed for each in applied)
+        result = CallbackResult.PROCESSED if changed else CallbackResult.IGNORED
+        last = applied[-1]
         reason = (
             "the channel has not decided"
-            if applied.attempt.state in OPEN
-            else f"the attempt is {applied.attempt.state}"
+            if last.attempt.state in OPEN
+            else f"the attempt is {last.attempt.state}"
         )
         about = replace(
-            callback.about, payment_id=attempt.payment_id, attempt_id=attempt.attempt_id
+            callback.about,
+            payment_id=last.attempt.payment_id,
+            attempt_id=last.attempt.attempt_id,
         )
         await self._db.run(
             callbacks.finish,
             callback.ended(result, reason=reason, about=about, at=self._clock.now()),
         )
         CALLBACKS_DONE.labels(callback.channel, callback.kind, result).inc()
-        return result, applied.payment
+        return result, last.payment
 
     async def run_once(self) -> int:
         """Completes the messages that a crash left; returns how many. One that cannot be completed

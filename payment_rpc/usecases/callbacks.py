@@ -43,7 +43,7 @@ from payment_rpc.domain.callback import (
     received,
 )
 from payment_rpc.domain.dispute import DisputeFact
-from payment_rpc.domain.errors import PaymentNotFound, SignatureInvalid
+from payment_rpc.domain.errors import PaymentNotFound, RefundNotFound, SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
 from payment_rpc.store import attempts, callbacks
@@ -121,7 +121,7 @@ class Callbacks:
         self._timeout_seconds = timeout_seconds
         self._verified = rate_limiter(clock, burst=VERIFIED_BURST, every=VERIFIED_EVERY)
         self._keys = rate_limiter(clock, burst=KEYS_BURST, every=KEYS_EVERY)
-        self._asking: set[asyncio.Task[CallbackResult]] = set()
+        self._asking: dict[str, asyncio.Task[CallbackResult]] = {}
 
     async def handle_callback(self, *, channel: str, inbound: Inbound) -> CallbackAnswer:
         """Applies a callback and returns the channel's own answer, an acknowledgement only after
@@ -216,11 +216,16 @@ class Callbacks:
         if logged.result in FINAL and logged.says_the_same(callback):
             return _Applied(CallbackResult.IGNORED, logged)
         applied = _Applied(CallbackResult.IGNORED, replace(logged, about=callback.about))
-        said = [await self._apply_one(tx, news, applied) for news in message.news]
-        if not applied.questions:
+        said = "; ".join([await self._apply_one(tx, news, applied) for news in message.news])
+        if applied.questions:
+            # with what it is about: the worker has nothing else to go by
+            waits = applied.callback.waits(reason=said)
+            await callbacks.finish(tx, waits)
+            applied.callback = waits
+        else:
             ended = logged.ended(
                 applied.result,
-                reason="; ".join(said) or message.summary,
+                reason=said or message.summary,
                 about=applied.callback.about,
                 at=self._clock.now(),
             )
@@ -233,6 +238,8 @@ class Callbacks:
         match news:
             case RefundFact():
                 refund, payment = await self._refund_results.write(tx, news)
+                if refund.channel != applied.callback.channel:  # nothing is committed
+                    raise RefundNotFound
                 changed = payment is not None
                 applied.announcements.append(partial(self._refund_results.announce, payment))
                 about = replace(
@@ -242,7 +249,9 @@ class Callbacks:
                     refund_id=refund.refund_id,
                 )
             case ChannelFact():
-                result = await self._channel_results.write(tx, news)
+                result = await self._channel_results.write(
+                    tx, news, channel=applied.callback.channel
+                )
                 changed = result.changed
                 applied.announcements.append(partial(self._channel_results.announce, result))
                 about = replace(
@@ -273,28 +282,30 @@ class Callbacks:
 
     async def _ask(self, applied: _Applied) -> CallbackResult:
         """Asks what a message gives reason to ask for. It goes on without the message when it takes
-        long, and the worker completes it when this process dies.
+        long, and the worker completes it when this process dies. Deliveries that come meanwhile
+        share the question.
         """
-        task = asyncio.create_task(self._ask_all(applied))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        callback_id = applied.callback.callback_id
+        task = self._asking.get(callback_id)
+        if task is None:
+            task = self._asking[callback_id] = asyncio.create_task(self._ask_all(applied))
+            task.add_done_callback(lambda _: self._asking.pop(callback_id))
         done, _ = await asyncio.wait([task], timeout=ASK_SECONDS_MAX)
         return task.result() if done else CallbackResult.RECEIVED
 
     async def _ask_all(self, applied: _Applied) -> CallbackResult:
-        result = applied.result
-        for attempt in applied.questions:
-            try:
-                answered, _ = await self._questions.ask(applied.callback, attempt)
-                if answered is CallbackResult.PROCESSED:
-                    result = answered
-            except Exception:
-                log.exception(
-                    "callback_question_failed",
-                    callback_id=applied.callback.callback_id,
-                    attempt_id=attempt.attempt_id,
-                )
-                return CallbackResult.RECEIVED
+        changed = applied.result is CallbackResult.PROCESSED
+        try:
+            result, _ = await self._questions.ask(
+                applied.callback, *applied.questions, changed=changed
+            )
+        except Exception:
+            log.exception(
+                "callback_question_failed",
+                callback_id=applied.callback.callback_id,
+                attempt_ids=[attempt.attempt_id for attempt in applied.questions],
+            )
+            return CallbackResult.RECEIVED
         return result
 
 

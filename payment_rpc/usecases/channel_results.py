@@ -94,6 +94,7 @@ class ChannelResults:
         first_send: bool = False,
         delivered_by_caller: bool = False,
         steps: Sequence[ScanStep] = (),
+        judged: Attempt | None = None,
     ) -> Applied:
         """Applies what a channel said about one of our attempts. Applying the same fact again
         changes nothing.
@@ -106,6 +107,8 @@ class ChannelResults:
                 the relay is woken to do it.
             steps: what the background scan did to get this fact. They are logged in the same
                 transaction, also when nothing changed.
+            judged: the attempt out of which we concluded the fact, where no channel said it. One
+                that was sent, leased or named since then proves nothing: the fact is UNKNOWN.
 
         Raises:
             PaymentNotFound: the attempt is not one of ours.
@@ -117,6 +120,7 @@ class ChannelResults:
             first_send=first_send,
             delivered_by_caller=delivered_by_caller,
             steps=steps,
+            judged=judged,
         )
         await self.announce(applied, delivered_by_caller=delivered_by_caller)
         return applied
@@ -130,17 +134,27 @@ class ChannelResults:
         first_send: bool = False,
         delivered_by_caller: bool = False,
         steps: Sequence[ScanStep] = (),
+        judged: Attempt | None = None,
+        channel: str = "",
     ) -> Applied:
-        """`apply` inside a transaction of the caller's, who calls `announce` after its commit."""
+        """`apply` inside a transaction of the caller's, who calls `announce` after its commit.
+
+        `channel`: whose fact it is, where it speaks of its own attempts only. The attempt of
+        another one is not found.
+        """
         now, attempt_id = self._clock.now(), fact.attempt_id
         payment_id = payment_id or await attempts.payment_id_of(tx, fact.duplicate_of or attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
         siblings = await attempts.attempts_of(tx, payment_id)
+        if channel and any(sibling.channel != channel for sibling in siblings):
+            raise PaymentNotFound
         attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
         if attempt is None:
             if not fact.duplicate_of or fact.status is not ChannelStatus.CAPTURED:
                 raise PaymentNotFound
             attempt = await self._add_duplicate(tx, payment, siblings[0], attempt_id)
+        if judged is not None and attempt.progress != judged.progress:
+            fact = ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
         decision = apply_channel_fact(
             payment, attempt, fact, others_open=others_open, first_send=first_send, at=now

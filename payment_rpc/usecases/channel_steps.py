@@ -29,16 +29,18 @@ class ChannelSteps:
         """Commits the channel's own id of an attempt that is being sent.
 
         Raises:
-            PaymentStateInvalid: it may not be sent any more: it has a result, its payment is being
-                closed, or its lease is over, so that a worker may have given it up.
+            PaymentStateInvalid: it may not be sent any more: it has a result or another id there,
+                its payment is being closed, or its lease is over, so that a worker may have given
+                it up.
         """
         await self._db.run(self._remember, attempt, ref)
         failpoint("payment.channel.after_remember")
 
     async def begin_step(self, attempt: Attempt) -> Attempt | None:
         """Commits that we take the step of an attempt that is ours, and leases it meanwhile. None
-        when the step may not be taken: the attempt has a result, its payment is being closed, or
-        somebody else is at it.
+        when the step may not be taken: the attempt has a result, somebody else is at it, or its
+        payment is being closed and no step was begun before. One that was begun may have moved
+        money, so it is repeated to learn its result.
         """
         begun = await self._db.run(self._begin_step, attempt)
         if begun is not None:
@@ -76,6 +78,7 @@ class ChannelSteps:
             payment.state is not PaymentState.PAYING
             or present.state not in OPEN
             or present.lease_until <= now
+            or present.channel_ref not in ("", ref)
         ):
             raise PaymentStateInvalid(
                 f"{sent.attempt_id} may not be sent any more", payment_id=sent.payment_id
@@ -89,11 +92,10 @@ class ChannelSteps:
         now = self._clock.now()
         payment = await payments.lock_payment(tx, seen.payment_id)
         present = await attempts.get_attempt(tx, seen.attempt_id)
-        if (
-            payment.state is not PaymentState.PAYING
-            or present.state not in OPEN
-            or present.lease_until > now
-        ):
+        may_step = payment.state is PaymentState.PAYING or (
+            payment.state is PaymentState.CLOSING and present.steps > 0
+        )
+        if not may_step or present.state not in OPEN or present.lease_until > now:
             return None
         begun = present.begin_step(lease=self._lease, at=now)
         await attempts.save_attempt(tx, begun, read_version=present.version)

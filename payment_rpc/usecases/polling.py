@@ -93,7 +93,8 @@ class Polling:
         fact = await channel.query(
             attempt.attempt_id, ref=attempt.channel_ref, timeout_seconds=self._timeout_seconds
         )
-        if fact.status is ChannelStatus.NOT_FOUND:
+        # what has the channel's own id is there, whatever this answer says
+        if fact.status is ChannelStatus.NOT_FOUND and not attempt.channel_ref:
             return True
         await self._channel_results.apply(fact)
         return False
@@ -106,12 +107,14 @@ class Polling:
 
     async def _query(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
         channel = await self._channels.get(attempt.channel)
+        asked_at = self._clock.now()
         fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, attempt))
         if fact.status is ChannelStatus.NOT_FOUND:
-            # a repeated call may have leased it since it was read
-            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
-            if present.lease_until <= self._clock.now() and _is_lost(channel, present):
-                return await self._close(present, scan_log)
+            lost = await self._lost(channel, attempt, asked_at=asked_at)
+            if lost is not None and channel.capabilities.close is Close.PROMISE:
+                return await self._end_lost(lost, scan_log)
+            if lost is not None:
+                return await self._close(lost, scan_log)
         if fact.is_our_turn:
             return await self._advance(channel, attempt, fact, scan_log)
         if fact.status is ChannelStatus.AUTHORIZED and attempt.capture_amount is not None:
@@ -143,7 +146,7 @@ class Polling:
     async def _advance(
         self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
     ) -> Applied:
-        """Takes the step that is ours, unless the payment is being closed or somebody is at it."""
+        """Takes the step that is ours, unless it may not be taken or somebody is at it."""
         begun = await self._steps.begin_step(attempt)
         if begun is not None:
             fact = await scan_log.run(
@@ -178,10 +181,12 @@ class Polling:
                         timeout_seconds=self._timeout_seconds,
                     ),
                 )
-        if fact.status is ChannelStatus.NOT_CLOSABLE:
-            return await self._close_after_grace(channel, attempt, scan_log)
         if fact.status is ChannelStatus.NOT_FOUND:
-            fact = await self._given_up(channel, attempt, fact, scan_log, asked_at=asked_at)
+            lost = await self._lost(channel, attempt, asked_at=asked_at)
+            if lost is not None:
+                return await self._end_lost(lost, scan_log)
+        if fact.status in (ChannelStatus.NOT_CLOSABLE, ChannelStatus.NOT_FOUND):
+            return await self._close_after_grace(channel, attempt, scan_log)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
     async def _void(self, channel: Channel, attempt: Attempt, scan_log: _ScanLog) -> Applied:
@@ -209,63 +214,65 @@ class Polling:
         """
         present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
         if present.lease_until > self._clock.now():  # the step may be under way
-            return await self._channel_results.apply(
-                ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.UNKNOWN),
-                steps=scan_log.steps,
-            )
+            fact = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.UNKNOWN)
+            return await self._channel_results.apply(fact, steps=scan_log.steps)
         if present.steps == 0:
             scan_log.add_decision(ScanAction.CLOSE, "PROMISED")
-            fact = _closed_here(present, "no step of ours was taken")
-            return await self._channel_results.apply(fact, steps=scan_log.steps)
-        asked_at = self._clock.now()
+            return await self._close_here(present, "no step of ours was taken", scan_log)
         fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, present))
         if fact.is_our_turn:
-            fact = await scan_log.run(
-                ScanAction.ADVANCE,
-                channel.advance(
-                    present.attempt_id,
-                    ref=present.channel_ref,
-                    timeout_seconds=self._timeout_seconds,
-                ),
-            )
-        elif fact.status is ChannelStatus.NOT_FOUND:
-            fact = await self._given_up(channel, present, fact, scan_log, asked_at=asked_at)
+            return await self._advance(channel, present, fact, scan_log)
+        if fact.status is ChannelStatus.NOT_FOUND:
+            return await self._close_after_grace(channel, present, scan_log)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
-    async def _given_up(
-        self,
-        channel: Channel,
-        attempt: Attempt,
-        fact: ChannelFact,
-        scan_log: _ScanLog,
-        *,
-        asked_at: datetime,
-    ) -> ChannelFact:
-        """CLOSED instead of NOT_FOUND, where it proves that nobody can pay the attempt: its lease
-        was over when the channel was asked. Time that passed during the question proves nothing.
+    async def _lost(
+        self, channel: Channel, attempt: Attempt, *, asked_at: datetime
+    ) -> Attempt | None:
+        """The attempt as it is now, where NOT_FOUND proves that nobody can pay it: its lease was
+        over when the channel was asked, and it was asked by all that we know. Time that passed
+        during the question proves nothing.
         """
         # a repeated call may have leased it since it was read
         present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
-        if present.lease_until > asked_at or not _is_lost(channel, present):
-            return fact
+        was_over = present.lease_until <= asked_at and present.channel_ref == attempt.channel_ref
+        return present if was_over and _is_lost(channel, present) else None
+
+    async def _end_lost(self, lost: Attempt, scan_log: _ScanLog) -> Applied:
         scan_log.add_decision(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
-        return ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
+        fact = ChannelFact(attempt_id=lost.attempt_id, status=ChannelStatus.CLOSED)
+        return await self._channel_results.apply(fact, steps=scan_log.steps, judged=lost)
 
     async def _close_after_grace(
         self, channel: Channel, attempt: Attempt, scan_log: _ScanLog
     ) -> Applied:
-        """Queries an attempt that cannot be closed at its channel. It is CLOSED when its deadline
-        and the grace are over; a capture after that is late money.
+        """Queries an attempt that cannot be closed at its channel. It is CLOSED when its deadline,
+        the grace and its lease are over; a capture after that is late money.
         """
-        # compared below: time that passes during the query proves nothing
+        # compared below: what happens during the query proves nothing
         asked_at = self._clock.now()
-        fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, attempt))
-        if fact.status in (ChannelStatus.PENDING, ChannelStatus.NOT_FOUND):
+        present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
+        fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, present))
+        is_unpaid = fact.status is ChannelStatus.NOT_FOUND or (
+            fact.status is ChannelStatus.PENDING and not fact.is_our_turn
+        )
+        if is_unpaid and present.lease_until <= asked_at:
             payment = await self._db.read(payments.read_payment, attempt.payment_id)
             if payment.expires_at + self._schedule.close_grace <= asked_at:
-                fact = _closed_here(attempt, "nobody paid until the deadline")
                 scan_log.add_decision(ScanAction.CLOSE, "PAYMENT_CLOSED")
+                return await self._close_here(present, "nobody paid until the deadline", scan_log)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _close_here(self, judged: Attempt, message: str, scan_log: _ScanLog) -> Applied:
+        """Closes an attempt by our own judgment, unless it was sent or stepped on meanwhile."""
+        fact = ChannelFact(
+            attempt_id=judged.attempt_id,
+            status=ChannelStatus.CLOSED,
+            amount=judged.amount,
+            reason="PAYMENT_CLOSED",
+            message=message,
+        )
+        return await self._channel_results.apply(fact, steps=scan_log.steps, judged=judged)
 
     def _ask(self, channel: Channel, attempt: Attempt) -> Awaitable[ChannelFact]:
         return channel.query(
@@ -290,7 +297,8 @@ class Polling:
 def _is_lost(channel: Channel, attempt: Attempt) -> bool:
     """Whether NOT_FOUND means that the attempt never arrived and nobody can pay it. A page or code
     that works without the channel knowing it may be in the hands of a buyer; an attempt that was
-    PENDING or AUTHORIZED is known there, whatever this answer says.
+    PENDING or AUTHORIZED, or whose id at the channel we know, is known there, whatever this answer
+    says.
     """
     if attempt.state is AttemptState.AUTHORIZED:
         return False
@@ -298,19 +306,9 @@ def _is_lost(channel: Channel, attempt: Attempt) -> bool:
         case Close.TOMBSTONE:
             return True
         case Close.KNOWN | Close.PROMISE:
-            return attempt.state is not AttemptState.PENDING
+            return attempt.state is not AttemptState.PENDING and not attempt.channel_ref
         case Close.DEADLINE | Close.NEVER:
             return False
-
-
-def _closed_here(attempt: Attempt, message: str) -> ChannelFact:
-    return ChannelFact(
-        attempt_id=attempt.attempt_id,
-        status=ChannelStatus.CLOSED,
-        amount=attempt.amount,
-        reason="PAYMENT_CLOSED",
-        message=message,
-    )
 
 
 class _ScanLog:

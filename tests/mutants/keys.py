@@ -417,13 +417,13 @@ MUTANTS = [
     ),
     _exchange(
         "the last use is written once a minute",
-        old="if key.last_used_at is not None and now - key.last_used_at < LAST_USE_PAUSE:",
+        old="if found.used_at is not None and now - found.used_at < LAST_USE_PAUSE:",
         new="if False:",
         fails="test_the_last_use_is_written_in_the_background_once_a_minute[sqlite]",
     ),
     _exchange(
         "uses that wait have an end",
-        old="if key.key_id in self._uses or len(self._uses) < USES_MAX:",
+        old="if key_id in self._uses or len(self._uses) < USES_MAX:",
         new="if True:",
         fails="test_uses_that_wait_have_an_end[sqlite]",
     ),

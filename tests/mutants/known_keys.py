@@ -25,7 +25,7 @@ MUTANTS = [
         (Edit(_KNOWN, "if moment - self._checked < CHECK_SECONDS:", "if True:"),),
     ),
     Mutant(
-        "a revoked key is forgotten",
+        "a key that was revoked elsewhere is forgotten",
         f"{_TESTS}::test_a_key_that_is_revoked_elsewhere_is_refused_a_second_later[sqlite]",
         (Edit(_KNOWN, "or known.key.key.key_id in changed.key_ids", ""),),
     ),

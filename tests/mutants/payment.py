@@ -93,7 +93,7 @@ _BAD_ROWS = [  # one stops no other
         fails=_bad_rows("test_a_refund_that_cannot_be_read_keeps_no_other_from_going_on"),
     ),
     _mutant(
-        "usecases/mock_callbacks.py",
+        "usecases/callback_questions.py",
         "a callback that cannot be read is left out",
         old="self._quarantine.add(self._quarantine.key_of(row), error)",
         new="raise",
@@ -616,7 +616,7 @@ _CAPTURES = [  # what news of a capture makes of a payment
         ),
     ),
     _mutant(
-        "usecases/callbacks.py",
+        "usecases/callback_log.py",
         "a callback whose database is away is not logged as failed",
         old="if isinstance(problem, Unavailable | OutcomeUnknown):",
         new="if False:",

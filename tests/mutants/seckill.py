@@ -907,8 +907,8 @@ _ANSWERS = [
     ),
     _admission(
         "a click of a closed sale finds its order",
-        old="        if click.request_id:\n",
-        new="        if False:\n",
+        old="        if not click.request_id:\n",
+        new="        if True:\n",
         fails=_in_admission("test_a_paused_an_ended_and_a_closed_sale_say_so"),
     ),
     _results(
