@@ -29,6 +29,7 @@ class Broken(StrEnum):
     SHIPPED_WHILE_LEAVING = "an order was shipped while its money was on its way back"
     LET_GO_WHILE_CAPTURED = "held money was let go while it was being captured"
     # in every state
+    TAKEN_TWICE = "the channel took the money of one attempt twice"
     OVER_REFUNDED = "refunds of a payment exceed what it captured"
     OVER_REFUNDED_AT_CHANNEL = "the channel gave back more than it captured"
     TWO_SLOTS = "two payments hold the slot of one order"
@@ -65,6 +66,8 @@ def broken_now(world: World) -> list[str]:
             or payment.refunded < 0
         ):
             wrongs.append(Broken.OVER_REFUNDED)
+    if any(attempt.taken > 1 for attempt in world.attempts):
+        wrongs.append(Broken.TAKEN_TWICE)
     if slots > 1:
         wrongs.append(Broken.TWO_SLOTS)
     held = sum(stock is not Stock.RELEASED for stock in world.order.stock)

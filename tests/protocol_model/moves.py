@@ -10,7 +10,7 @@ from order_rpc.domain.order import OrderState as O
 from payment_rpc.domain.attempt import AttemptState as A
 from payment_rpc.domain.payment import PaymentState as S
 from payment_rpc.domain.refund import RefundState as R
-from tests.protocol_model import order_rpc, payment_rpc, refunds
+from tests.protocol_model import kinds, order_rpc, payment_rpc, refunds
 from tests.protocol_model.world import MONEY, OPEN, UNDECIDED, AtChannel, Call, Fact, World
 
 Act = Callable[..., None]
@@ -41,6 +41,9 @@ def moves(world: World) -> list[Move]:
     for p in range(len(world.payments)):
         _payment(world, p, out, has_room)
     for a, attempt in enumerate(world.attempts):
+        if world.scenario.kind is not None:
+            kinds.add_moves(world, a, out, has_room=has_room)
+            continue
         _channel(world, a, out)
         if attempt.state is not None:
             _attempt(world, a, out, has_room)
@@ -63,14 +66,17 @@ def _calls(world: World, out: list[Move]) -> None:
             continue
         before = call
         name = call[0]
-        if name == "charge" and world.attempts[call[1]].at_channel is AtChannel.NOTHING:
+        is_charge = name == "charge" and world.scenario.kind is None
+        if name == "confirm":
+            out.extend(kinds.confirm_moves(world, i))
+        elif is_charge and world.attempts[call[1]].at_channel is AtChannel.NOTHING:
             answers = (
                 world.scenario.answers
                 + ("WRONG",) * world.scenario.wrong_amounts
                 + ("NOT_SENT",) * world.scenario.not_sent
             )
             out.extend([("charge arrives", True, _charge, (i, answer)) for answer in answers])
-        elif name == "charge":
+        elif is_charge:
             out.append(("charge arrives", True, _charge, (i, "")))
         elif name == "refund":
             refund = world.refunds[call[1]]
@@ -155,6 +161,8 @@ FINISH: dict[str, Act] = {
     "put message": _put_message,
     "reserve again": order_rpc.reserve_again,
     "refund fact": refunds.apply_refund_fact,
+    "charge": kinds.charge,
+    **kinds.FINISH,
 }
 _NAMES = {name: f"{name} arrives" for name in FINISH}
 

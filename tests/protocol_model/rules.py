@@ -127,6 +127,28 @@ class Rules:
     bounce_unheard: bool = _rule(
         "A bounce of a refund whose success was never heard is both: it went back and bounced."
     )
+    # channels that are asked by an id of their own, or need a step of ours
+    remember_guard: bool = _rule(
+        "The channel's id of an attempt is remembered, and the attempt sent further, only while "
+        "its payment is PAYING, it has no result and its lease runs."
+    )
+    not_found_judged: bool = _rule(
+        "NOT_FOUND loses an attempt only if its lease was over when the channel was asked, and "
+        "only if the channel's own id of it is not known."
+    )
+    not_found_by_kind: bool = _rule(
+        "It never loses an attempt whose page works without the channel knowing it."
+    )
+    step_guard: bool = _rule(
+        "No step of ours is begun in an attempt with a result, beside another one, or, if it is "
+        "the first, while the payment is being closed."
+    )
+    step_intention: bool = _rule("A step of ours is counted and leased before it is taken.")
+    promise_waits: bool = _rule(
+        "An attempt is closed by promise only if no step was begun and its lease is over, in the "
+        "transaction that closes it."
+    )
+    same_step_key: bool = _rule("A step of ours is repeated under the same key.")
     # behind others: no end state shows one of these alone (see mutants)
     settled_once: bool = _rule("payment_rpc carries out the first disposition of a payment only.")
     auto_unique: bool = _rule("The request id auto:<payment_id> is unique.")

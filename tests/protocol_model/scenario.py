@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from payment_rpc.channels.capabilities import Close
+
 CHARGE_ANSWERS = ("CAPTURED", "DECLINED", "OPEN", "TECH_FAILED")
 
 
@@ -14,6 +16,8 @@ class Scenario:
     """One configuration.
 
     Attributes:
+        kind: how the channel closes, where it is not the sandbox; then its steps are those of
+            `kinds`, and `tombstones`, `closable`, `answers` and `punctual` say nothing.
         payments, attempts: how many payments the client may start, and attempts of each.
         calls: how many calls may be under way before nobody starts another.
         amount: of the order, in the smallest unit; a merchant refunds single units.
@@ -54,6 +58,7 @@ class Scenario:
     operator: bool = False  # resolves conflicts
     holds: bool = False  # what waits for its buyer ends as held money
     punctual: bool = False
+    kind: Close | None = None
 
 
 SMALL: dict[str, Scenario] = {  # a few thousand states each: whole in every run
@@ -140,6 +145,9 @@ LARGE: dict[str, Scenario] = {
         payments=1, wrong_amounts=True, operator=True, answers=("CAPTURED",), late_captures=True
     ),
 }
+for kind in (Close.KNOWN, Close.PROMISE, Close.DEADLINE, Close.NEVER):
+    SMALL[kind.lower()] = Scenario(payments=1, kind=kind, calls=1, resends=True, late_captures=True)
+    LARGE[f"{kind.lower()} at once"] = Scenario(payments=1, kind=kind, calls=3, resends=True)
 SCENARIOS = SMALL | LARGE
 
 

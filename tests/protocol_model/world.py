@@ -41,8 +41,10 @@ class AtChannel(StrEnum):
     """What the channel knows of an attempt."""
 
     NOTHING = "NOTHING"
+    CREATED = "CREATED"  # exists there, and nobody can pay it yet
     OPEN = "OPEN"  # waits for the buyer
     HELD = "HELD"  # holds the money until we capture it
+    APPROVED = "APPROVED"  # by the buyer: the step that moves money is ours
     CAPTURED = "CAPTURED"
     WRONG = "WRONG"  # captured an amount that is not ours
     DECLINED = "DECLINED"
@@ -114,6 +116,10 @@ class Attempt:
     captured: bool = False
     at_channel: AtChannel = AtChannel.NOTHING
     capturing: bool = False  # its capture is intended
+    named: bool = False  # the channel's own id of it is remembered
+    steps: int = 0  # of ours, that were begun
+    handed: bool = False  # a page is in the hands of the buyer
+    taken: int = 0  # how often the channel took the money
 
 
 @dataclass(slots=True)

@@ -230,7 +230,8 @@ def test_without_this_rule_the_end_is_good_and_a_count_is_not_zero(
     assert explore(scenario, rules, limit=STATES_MAX, now=one, first_only=True).found
     with_it = sum(count(walk_seed(seed, scenario=scenario).end) for seed in runs)
     ends = [walk_seed(seed, rules, scenario=scenario) for seed in runs]
-    assert (with_it, sum(count(run.end) for run in ends) > 0) == (0, True)
+    assert with_it == 0
+    assert COUNTED_IN[rule].too_rare_for_chance or sum(count(run.end) for run in ends) > 0
     # the other rules repair what it lets through
     assert [tell(run) for run in ends if run.broken] == []
 

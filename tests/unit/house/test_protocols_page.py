@@ -11,6 +11,7 @@ from enum import Enum
 from gateway.schema import load_schema
 from order_rpc import tables as order_tables
 from payment_rpc import tables as payment_tables
+from payment_rpc.channels.capabilities import Close
 from payment_rpc.domain import ledger
 from payment_rpc.domain.facts import LOST_BEFORE_CHANNEL
 from seckill_rpc import tables as seckill_tables
@@ -41,7 +42,12 @@ def states() -> Iterator[str]:
 def test_every_state_and_reason_of_the_page_is_one() -> None:
     words = set(re.findall(r"\b[A-Z][A-Z_]{3,}s?\b", PAGE))
     reasons = {spec.reason for spec in SCHEMA.errors} | {LOST_BEFORE_CHANNEL.reason}
-    assert words - set(states()) - reasons - OTHERS == set()
+    assert words - set(states()) - set(Close) - reasons - OTHERS == set()
+
+
+def test_every_kind_of_closing_is_explained() -> None:
+    kinds = re.findall(r"^\| ([A-Z]+) \|.*\|.*\|.*\|$", PAGE, re.MULTILINE)
+    assert [kind for kind in kinds if kind in set(Close)] == list(Close)
 
 
 def test_every_rpc_of_the_page_is_one() -> None:
