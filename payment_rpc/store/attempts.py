@@ -29,6 +29,15 @@ _BY_REF = (
     .order_by(ATTEMPT.c.attempt_id.desc())
     .limit(1)
 )
+_BY_TRADE_NO = (
+    select(*_ALL)
+    .where(
+        ATTEMPT.c.channel == bindparam("of_channel"),
+        ATTEMPT.c.channel_trade_no == bindparam("ref"),
+    )
+    .order_by(ATTEMPT.c.attempt_id.desc())
+    .limit(1)
+)
 _PAYMENT_ID = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _OF_PAYMENT = (
     select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
@@ -81,15 +90,17 @@ async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:
 
 
 async def attempt_by_ref(tx: AsyncConnection, channel: str, ref: str) -> Attempt:
-    """The newest attempt of a channel under the channel's own id.
+    """The newest attempt of a channel under the channel's own id of it, or of its capture: a
+    dispute may name no more.
 
     Raises:
         PaymentNotFound: there is none.
     """
-    row = (await tx.execute(_BY_REF, {"of_channel": channel, "ref": ref})).first() if ref else None
-    if row is None:
-        raise PaymentNotFound
-    return attempt_of(row)
+    for query in (_BY_REF, _BY_TRADE_NO) if ref else ():
+        row = (await tx.execute(query, {"of_channel": channel, "ref": ref})).first()
+        if row is not None:
+            return attempt_of(row)
+    raise PaymentNotFound
 
 
 async def payment_id_of(tx: AsyncConnection, attempt_id: str) -> str:
