@@ -29,6 +29,7 @@ from paymesh_cli.supervisor.health import GrpcProbe, HttpProbe, Probe
 from paymesh_cli.supervisor.installation import CALLERS, SECRETS, Installation, RunningMesh
 from paymesh_cli.supervisor.plan import DEFAULT_PORTS, readiness_url
 from paymesh_cli.supervisor.ports import is_port_free
+from paymesh_cli.supervisor.providers import providers_probe
 from paymesh_cli.supervisor.redis_server import CARRIED_ADVICE, find_redis_server, is_carried
 
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 14)
@@ -353,6 +354,8 @@ async def check_health(
         ),
         "sandbox": HttpProbe(f"{running.urls['sandbox']}/healthz", CHECK_SECONDS_MAX),
     }
+    if running.providers:
+        probes["providers"] = providers_probe(running.providers, CHECK_SECONDS_MAX)
     for service, addresses in running.grpc.items():
         for address in addresses:
             probes[f"{service} {address}"] = GrpcProbe(

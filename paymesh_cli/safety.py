@@ -16,7 +16,10 @@ from mesh.settings import MeshSettings, SettingsRefused, is_loopback, read_setti
 from mesh.variables import strange_variables
 from paymesh_cli.findings import Finding, failure, ok, unsafe, warning
 from paymesh_cli.service_settings import SETTINGS
+from paymesh_cli.supervisor.providers import HOST as PROVIDERS_HOST
+from paymesh_cli.supervisor.providers import PROCESS as PROVIDERS
 
+_SIMULATED = frozenset({"sandbox", PROVIDERS})  # nothing real depends on them
 _WITH_DATABASE = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 _FILES_BESIDES_CONNECTIONS = 256  # databases, logs, upstreams, libraries
 # Source 001 prints it: every reader of it can sign with it.
@@ -47,8 +50,11 @@ def read_all(var_dir: Path) -> tuple[dict[str, MeshSettings], list[Finding]]:
     settings: dict[str, MeshSettings] = {}
     findings: list[Finding] = []
     for service, kind in SETTINGS.items():
-        # `paymesh up` gives it its key
-        given = {"api_key_file": var_dir} if service == "sandbox" else {}
+        given: dict[str, Any] = {}
+        if service == "sandbox":
+            given = {"api_key_file": var_dir}  # `paymesh up` gives it its key
+        elif service == PROVIDERS:
+            given = {"host": PROVIDERS_HOST}
         try:
             settings[service] = read_settings(kind, var_dir=var_dir, **given)
         except SettingsRefused as refusal:
@@ -115,7 +121,7 @@ def check_production(settings: Mapping[str, MeshSettings]) -> Iterator[Finding]:
     live = {
         service: one
         for service, one in settings.items()
-        if one.environment == "production" and service != "sandbox"
+        if one.environment == "production" and service not in _SIMULATED
     }
     if not live:
         return

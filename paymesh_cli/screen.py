@@ -72,6 +72,7 @@ class Screen:
         self._console.print(
             "\nbuy something   [cyan]make demo[/]          in a second terminal\n"
             "a flash sale    [cyan]make demo-seckill[/]  ten thousand buyers, a hundred units\n"
+            "real channels   [cyan]make demo-channels[/] once through each simulated provider\n"
             "a user token    [cyan].venv/bin/paymesh token --sub alice[/]\n"
             "stop            [cyan]Ctrl-C[/]\n"
         )
@@ -83,6 +84,8 @@ class Screen:
         yield "OpenAPI", f"{gateway}/openapi.json"
         yield "health", f"{gateway}/healthz {gateway}/readyz"
         yield "sandbox, cashier", running.urls["sandbox"]
+        for provider, url in running.providers.items():
+            yield f"simulated {provider}", url
         for service, addresses in running.grpc.items():
             yield f"gRPC {service}", " ".join(addresses)
         for name, address in running.metrics.items():

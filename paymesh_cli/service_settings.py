@@ -10,6 +10,7 @@ from merchant_rpc.settings import MerchantSettings
 from mesh.settings import MeshSettings
 from order_rpc.settings import OrderSettings
 from payment_rpc.settings import PaymentSettings
+from sandbox.providers.settings import ProviderSettings
 from sandbox.settings import SandboxSettings
 from seckill_rpc.settings import SeckillSettings
 
@@ -20,4 +21,5 @@ SETTINGS: Final[Mapping[str, type[MeshSettings]]] = {
     "merchant_rpc": MerchantSettings,
     "gateway": GatewaySettings,
     "sandbox": SandboxSettings,
+    "providers": ProviderSettings,
 }

@@ -51,6 +51,12 @@ def _replicas_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., 
     envvar="PAYMESH_DISCOVERY",
     help="How services find each other.  [default: static]",
 )
+@click.option(
+    "--providers/--no-providers",
+    default=True,
+    show_default=True,
+    help="Run the simulated payment providers too.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Show the logs of all processes.")
 def up(
     installation: Installation,
@@ -60,15 +66,19 @@ def up(
     seckill_replicas: int,
     merchant_replicas: int,
     discovery: str | None,
+    providers: bool,
     verbose: bool,
 ) -> None:
     """Runs the whole mesh on this machine until Ctrl-C.
 
     Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SECKILL_RPC_PORT
     (9909), MERCHANT_RPC_PORT (9905), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0
-    takes any free one. Databases: PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL,
-    SECKILL_RPC_DATABASE_URL and MERCHANT_RPC_DATABASE_URL (SQLite below the var directory). Redis:
-    PAYMESH_REDIS_URL, else one of our own; without any there is no flash sale.
+    takes any free one. The simulated payment providers take PROVIDERS_STRIPE_PORT (8091),
+    PROVIDERS_PAYPAL_PORT (8092), PROVIDERS_ALIPAY_PORT (8093), PROVIDERS_WECHAT_PORT (8094) and
+    PROVIDERS_BTCPAY_PORT (8095), or free ones where these are taken. Databases:
+    PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL, SECKILL_RPC_DATABASE_URL and
+    MERCHANT_RPC_DATABASE_URL (SQLite below the var directory). Redis: PAYMESH_REDIS_URL, else one
+    of our own; without any there is no flash sale.
     """
     try:
         installation.prepare()
@@ -79,7 +89,9 @@ def up(
             "seckill_rpc": seckill_replicas,
             "merchant_rpc": merchant_replicas,
         }
-        plan = plan_mesh(installation, replicas=replicas, discovery=discovery)
+        plan = plan_mesh(
+            installation, replicas=replicas, discovery=discovery, with_providers=providers
+        )
     except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:
         raise click.ClickException(str(refusal)) from None
     os.umask(0o077)  # databases, logs and whatever else the processes make are the owner's alone
@@ -165,7 +177,9 @@ async def _run(
 
 
 async def _start(supervisor: Supervisor, plan: MeshPlan, screen: Screen) -> None:
-    """Redis and the sandbox while the databases get their schema, then all others at once."""
+    """Redis and whatever simulates payment providers while the databases get their schema, then all
+    others at once.
+    """
     supervisor.start([process for process in plan.processes if process.is_early])
     await asyncio.to_thread(_migrate, plan)
     screen.schema_done()

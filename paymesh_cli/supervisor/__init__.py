@@ -5,6 +5,7 @@ running.
     plan           settings -> the processes to start, each a command, an environment and a
                    health check; no I/O but free ports
     ports          finds free ports
+    providers      addresses and process of the simulated payment providers
     redis_server   finds and configures a Redis server
     health         probes whether a process answers
     processes      starts, watches, restarts and stops the planned processes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from paymesh_cli.supervisor.installation import CALLERS, OPERATORS, Installation
 
@@ -16,6 +16,7 @@ def own_defaults(
     sandbox: str,
     gateway_port: int,
     absent: Sequence[str],
+    providers: Mapping[str, str],
 ) -> dict[str, str]:
     """The variables of one service.
 
@@ -23,6 +24,7 @@ def own_defaults(
         gateway, sandbox: addresses "host:port".
         gateway_port: its port, for a browser on this machine.
         absent: services that do not run.
+        providers: simulated payment provider -> its URL; empty when they do not run.
     """
     found: dict[str, str] = {}
     if service in CALLERS:
@@ -35,18 +37,13 @@ def own_defaults(
                 "SANDBOX_CALLBACK_URL": f"http://{gateway}/api/v1/callbacks/sandbox",
             }
         case "payment_rpc":
-            shop = [f"http://{gateway}/", f"http://localhost:{gateway_port}/"]
-            found |= {
-                "PAYMENT_RPC_MERCHANT_DIRECTORY": "true",
-                "PAYMENT_RPC_ACCOUNT_KEY_FILE": str(installation.account_key_file),
-                "PAYMENT_RPC_CALLBACK_BASE_URL": f"http://{gateway}",
-                "PAYMENT_RPC_SANDBOX_URL": f"http://{sandbox}",
-                "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
-                "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
-                "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(
-                    installation.secret_file("sandbox_callback")
-                ),
-            }
+            found |= _of_payments(
+                installation,
+                gateway=gateway,
+                sandbox=sandbox,
+                gateway_port=gateway_port,
+                providers=providers,
+            )
         case "order_rpc":
             found["ORDER_RPC_MERCHANT_DIRECTORY"] = "true"
         case "merchant_rpc":
@@ -65,4 +62,30 @@ def own_defaults(
             found["GATEWAY_ABSENT_SERVICES"] = json.dumps(absent)
         case _:
             pass
+    return found
+
+
+def _of_payments(
+    installation: Installation,
+    *,
+    gateway: str,
+    sandbox: str,
+    gateway_port: int,
+    providers: Mapping[str, str],
+) -> dict[str, str]:
+    shop = [f"http://{gateway}/", f"http://localhost:{gateway_port}/"]
+    found = {
+        "PAYMENT_RPC_MERCHANT_DIRECTORY": "true",
+        "PAYMENT_RPC_SANDBOX_URL": f"http://{sandbox}",
+        "PAYMENT_RPC_ACCOUNT_KEY_FILE": str(installation.account_key_file),
+        "PAYMENT_RPC_CALLBACK_BASE_URL": f"http://{gateway}",
+        "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
+        "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
+        "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(
+            installation.secret_file("sandbox_callback")
+        ),
+    }
+    if providers:
+        found["PAYMENT_RPC_PROVIDER_URLS"] = json.dumps(dict(providers))
+        found["PAYMENT_RPC_BTCPAY_SERVERS"] = json.dumps([providers["btcpay"]])
     return found

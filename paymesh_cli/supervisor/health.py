@@ -70,6 +70,20 @@ class HttpProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class AllProbes:
+    """Healthy when every one of `probes` is; they are asked one after the other."""
+
+    probes: tuple[Probe, ...]
+
+    async def __call__(self) -> str:
+        """See `Probe`."""
+        for probe in self.probes:
+            if problem := await probe():
+                return problem
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
 class GrpcProbe:
     """Healthy when the health service at `address` answers SERVING. `settings` configure TLS."""
 

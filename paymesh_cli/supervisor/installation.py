@@ -61,6 +61,7 @@ class RunningMesh:
         pids: process -> its present process id.
         discovery: "static" or "consul".
         redis_url: "" without Redis.
+        providers: simulated payment provider -> its base URL; empty when they do not run.
     """
 
     supervisor_pid: int
@@ -70,6 +71,7 @@ class RunningMesh:
     pids: dict[str, int] = field(default_factory=dict)
     discovery: str = "static"
     redis_url: str = field(default="", repr=False)  # holds a password
+    providers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

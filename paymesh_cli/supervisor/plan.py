@@ -25,12 +25,15 @@ from paymesh_cli.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from paymesh_cli.supervisor.ports import is_port_free
 from paymesh_cli.supervisor.processes import STOP_SECONDS, ProcessPlan
+from paymesh_cli.supervisor.providers import HOST as PROVIDERS_HOST
+from paymesh_cli.supervisor.providers import choose_addresses, provider_processes
 from paymesh_cli.supervisor.redis_server import (
     CARRIED_ADVICE,
     find_redis_server,
     is_carried,
     write_redis_config,
 )
+from sandbox.providers.settings import ProviderSettings
 
 DEFAULT_PORTS = {
     "gateway": 8080,
@@ -93,7 +96,11 @@ class MeshPlan:
 
 
 def plan_mesh(
-    installation: Installation, *, replicas: Mapping[str, int], discovery: str | None = None
+    installation: Installation,
+    *,
+    replicas: Mapping[str, int],
+    discovery: str | None = None,
+    with_providers: bool = False,
 ) -> MeshPlan:
     """Chooses ports, addresses and environments. Starts no process and writes only the
     configuration of Redis.
@@ -102,12 +109,13 @@ def plan_mesh(
         installation: prepared.
         replicas: service -> how many processes; a service that is not named has one.
         discovery: "static" or "consul"; None: as in the settings.
+        with_providers: run the simulated payment providers too.
 
     Raises:
         PlanRefused: production, a port that is taken, several processes on one SQLite file.
     """
     builder = _Builder(installation, replicas=replicas, discovery=discovery)
-    return builder.build()
+    return builder.build(with_providers=with_providers)
 
 
 class _Builder:
@@ -130,9 +138,10 @@ class _Builder:
             )
         self._taken: set[int] = set()
         self._ports: dict[str, list[int]] = {}
+        self._providers: dict[str, str] = {}  # addresses
         self._warnings: list[str] = []
 
-    def build(self) -> MeshPlan:
+    def build(self, *, with_providers: bool) -> MeshPlan:
         for service in DEFAULT_PORTS:
             count = self._replicas.get(service, 1)
             self._refuse_shared_sqlite(service, count)
@@ -140,6 +149,13 @@ class _Builder:
                 self._port_of(service),
                 *(self._free_port() for _ in range(1, count)),
             ]
+        if with_providers:
+            self._providers = choose_addresses(
+                _read(ProviderSettings, var_dir=self._installation.var_dir, host=PROVIDERS_HOST),
+                checked=self._checked,
+                usual=self._usual_port,
+                free=self._free_port,
+            )
         redis_url, redis = self._redis()
         if not redis_url:
             del self._ports[NEEDS_REDIS]
@@ -170,7 +186,7 @@ class _Builder:
             "sandbox": f"http://{self._address('sandbox')}",
         }
         return MeshPlan(
-            processes=(*redis, *processes),
+            processes=(*redis, *provider_processes(self._providers, environment), *processes),
             warnings=tuple(self._warnings),
             settings=self._common,
             database_urls={service: self._settings[service].database_url for service in SERVERS},
@@ -181,6 +197,7 @@ class _Builder:
                 discovery=self._discovery,
                 grpc=self._grpc(),
                 metrics={name: f"127.0.0.1:{port}" for name, port in metrics.items()},
+                providers={name: f"http://{at}" for name, at in self._providers.items()},
             ),
         )
 
@@ -268,6 +285,7 @@ class _Builder:
             sandbox=self._address("sandbox"),
             gateway_port=self._ports["gateway"][0],
             absent=[name for name in SERVERS if name not in self._ports],
+            providers={name: f"http://{at}" for name, at in self._providers.items()},
         )
         return own | {name: value for name, value in defaults.items() if name not in os.environ}
 
@@ -314,10 +332,16 @@ class _Builder:
             return self._checked(wanted, f"{service.upper()}_METRICS_PORT")
         usual = METRICS_PORTS[service]
         is_usual = not index and self._ports[service][0] == DEFAULT_PORTS[service]
-        if is_usual and usual not in self._taken and is_port_free("127.0.0.1", usual):
-            self._taken.add(usual)
-            return usual
-        return self._free_port()
+        return self._usual_port(usual) if is_usual else self._free_port()
+
+    def _usual_port(self, usual: int) -> int:
+        """The usual port of something that may have another, so that what is written down stays
+        valid; any free one where it is taken.
+        """
+        if usual in self._taken or not is_port_free("127.0.0.1", usual):
+            return self._free_port()
+        self._taken.add(usual)
+        return usual
 
     def _checked(self, port: int, setting: str, *, host: str = "127.0.0.1") -> int:
         if port in self._taken or not is_port_free(host, port):

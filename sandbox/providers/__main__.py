@@ -39,6 +39,7 @@ async def run(settings: ProviderSettings) -> None:
                     clock=SystemClock(),
                     host=settings.host,
                     port=settings.port_of(provider.name),
+                    public_host=settings.public_host,
                 )
             )
             deliveries = running.simulation.deliveries

@@ -90,6 +90,7 @@ class _Control:
     def routes(self) -> list[Route]:
         """All routes below /_sim/."""
         return [
+            Route("/_sim/health", self.health, methods=["GET"]),
             Route("/_sim/faults", self.add_fault, methods=["POST"]),
             Route("/_sim/faults", self.clear_faults, methods=["DELETE"]),
             Route("/_sim/faults", self.list_faults, methods=["GET"]),
@@ -101,6 +102,10 @@ class _Control:
             Route("/_sim/buyer", self.act, methods=["POST"]),
             Route("/_sim/clock", self.advance, methods=["POST"]),
         ]
+
+    async def health(self, _request: Request) -> Response:
+        """Says that it serves; no fault changes this answer."""
+        return JSONResponse({"status": "ok"})
 
     async def add_fault(self, request: Request) -> Response:
         """Puts a fault in force."""

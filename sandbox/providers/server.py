@@ -32,15 +32,19 @@ async def running_provider(
     clock: Clock,
     host: str = "127.0.0.1",
     port: int = 0,
+    public_host: str = "",
     config: C | None = None,
 ) -> AsyncIterator[RunningProvider[C]]:
     """A provider that serves until the block ends; port 0 is any free one.
+
+    Args:
+        public_host: of the URLs that it hands out; "": `host`.
 
     Raises:
         OSError: the port is in use.
     """
     listener = listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
+    shown = public_host or (f"[{host}]" if ":" in host else host)
     url = f"http://{shown}:{listener.getsockname()[1]}"
     simulation = provider.simulation(clock, base_url=url, config=config)
     server = make_server(provider.create_app(simulation), http=CuttableConnection)

@@ -4,12 +4,14 @@ PAYMESH_*.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, model_validator
 
 from mesh.settings import MeshSettings, is_loopback
 
+# in the order in which they start
+NAMES: Final = ("stripe", "paypal", "alipay", "wechat", "btcpay")
 _WEB_URL = r"^https?://[!-~]{1,500}$"
 
 
@@ -21,6 +23,9 @@ class ProviderSettings(MeshSettings):
         stripe_port, …: where each provider listens.
         stripe_webhook_url, …: where its notices go; None: nowhere, until `POST /_sim/webhooks`, or
             where the shop says with each request.
+        public_host: the host of the URLs that they hand out; "": the one on which they listen.
+        allow_network: other machines reach them. They obey anybody, so the network has to be
+            private.
     """
 
     service: str = "providers"
@@ -35,10 +40,16 @@ class ProviderSettings(MeshSettings):
     wechat_webhook_url: str | None = Field(None, pattern=_WEB_URL)
     btcpay_webhook_url: str | None = Field(None, pattern=_WEB_URL)
 
+    public_host: str = Field("", pattern=r"^[A-Za-z0-9.-]{0,253}$")
+    allow_network: bool = False
+
     @model_validator(mode="after")
     def _stay_on_loopback(self) -> Self:
-        if not is_loopback(self.host):
-            raise ValueError("host: the simulated providers obey anybody, so they stay on loopback")
+        if not is_loopback(self.host) and not self.allow_network:
+            raise ValueError(
+                "host: the simulated providers obey anybody, so they stay on loopback; on a "
+                "private network, set allow_network"
+            )
         return self
 
     def port_of(self, provider: str) -> int:

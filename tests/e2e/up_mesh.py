@@ -24,20 +24,23 @@ class Mesh:
         self.env = {**FREE_PORTS, "PAYMESH_VAR_DIR": str(var_dir)}
         self.up: Process
 
-    def start(self) -> RunningMesh:
-        self.up = self._processes.command(str(BIN / "paymesh"), "up", env=self.env)
+    def start(self, *, with_providers: bool = False) -> RunningMesh:
+        providers = "--providers" if with_providers else "--no-providers"
+        self.up = self._processes.command(str(BIN / "paymesh"), "up", providers, env=self.env)
         self.up.wait_for(lambda: "paymesh is up" in self.up.log_text(), "URLs", UP_SECONDS_MAX)
         running = self.installation.running()
         assert running is not None
         return running
 
-    def paymesh(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def paymesh(
+        self, *arguments: str, timeout_seconds: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(BIN / "paymesh"), *arguments],
             env={"PATH": str(BIN), **self.env},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout_seconds,
             check=False,
         )
 
