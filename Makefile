@@ -18,10 +18,10 @@ unexport PYTHONDONTWRITEBYTECODE
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
            --no-emit-package paymesh-stubs --custom-compile-command "make locks" --group build pyproject.toml
 
-.PHONY: help run demo demo-seckill test unit proof protos lint fmt hooks check drift bench install servers locks clean
+.PHONY: help run demo demo-seckill demo-channels test unit proof protos lint fmt hooks check drift bench install servers locks clean
 
 help: ## explain the targets
-	@awk 'BEGIN {FS = ":.*## "; print "make TARGET [PYTHON=python3.12] [ARGS=...]\n"} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET [PYTHON=python3.12] [ARGS=...]\n"} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## start the whole mesh here, print its URLs, stop it with Ctrl-C
 	@exec $(BIN)/paymesh up $(ARGS)
@@ -31,6 +31,9 @@ demo: $(VENV)/.runtime ## buy something end to end from the mesh that `make run`
 
 demo-seckill: $(VENV)/.runtime ## ten thousand buyers, a hundred units, on the mesh that `make run` started
 	@exec $(BIN)/paymesh demo-seckill $(ARGS)
+
+demo-channels: $(VENV)/.runtime ## buy once through each simulated payment provider, on the mesh that `make run` started
+	@exec $(BIN)/paymesh demo-channels $(ARGS)
 
 test: $(VENV)/.dev servers ## run the tests, on SQLite and on MariaDB, Redis and Consul (ARGS="-k refund")
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)

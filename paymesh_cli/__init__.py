@@ -14,6 +14,7 @@ _COMMANDS = {
     "up": "Runs the whole mesh on this machine until Ctrl-C.",
     "demo": "Buys something from the running mesh, by card and at the cashier.",
     "demo-seckill": "Runs a flash sale on the running mesh, to be watched.",
+    "demo-channels": "Buys once through each simulated payment provider.",
     "token": "Prints a user token for development.",
     "operator": "Invites operators and lists them.",
     "revoke": "Revokes user tokens before they expire.",

@@ -43,7 +43,7 @@ class Conversation:
         path: str,
         *,
         token: str = "",
-        expect: int,
+        expect: int | tuple[int, ...],
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
@@ -51,14 +51,15 @@ class Conversation:
         "" for none.
 
         Raises:
-            DemoFailed: another status than `expect`, or no envelope. httpx.HTTPError: no answer.
+            DemoFailed: a status not in `expect`, or no envelope. httpx.HTTPError: no answer.
         """
         answer, data = self._call(method, path, token=token, body=body, headers=headers or {})
         self._show(method, path, body=body, headers=headers or {}, answer=answer)
-        if answer.status_code != expect or data is None:
+        wanted = (expect,) if isinstance(expect, int) else expect
+        if answer.status_code not in wanted or data is None:
             raise DemoFailed(
-                f"{method} {path}: expected HTTP {expect}, got {answer.status_code}: "
-                f"{answer.text[:_SHOWN_CHARACTERS]}"
+                f"{method} {path}: expected HTTP {' or '.join(map(str, wanted))}, got "
+                f"{answer.status_code}: {answer.text[:_SHOWN_CHARACTERS]}"
             )
         return data
 
