@@ -23,10 +23,12 @@ from mesh.auth import UserTokens
 from mesh.clock import SystemClock
 from mesh.settings import MeshSettings, read_settings
 from mesh.variables import strange_variables
+from payment_rpc.settings import PaymentSettings
 from paymesh_cli import paymesh
 from paymesh_cli.findings import Level
 from paymesh_cli.safety import check_production
 from paymesh_cli.service_settings import SETTINGS
+from sandbox.providers.settings import NAMES, ProviderSettings
 from tests.support.processes import Processes
 from tools.processes import ROOT
 
@@ -34,7 +36,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc", "merchant_rpc")
 OURS = {
-    name: service["command"][2]
+    name: service["command"][2].rpartition(".")[2]
     for name, service in SERVICES.items()
     if service.get("command", [])[:2] == ["python", "-m"]
 }
@@ -93,6 +95,7 @@ def test_the_processes_are_there() -> None:
         "order_rpc",
         "payment_rpc",
         "payment_rpc",
+        "providers",
         "sandbox",
         "seckill_rpc",
     ]
@@ -125,6 +128,32 @@ def test_every_variable_of_a_service_is_a_setting_that_it_accepts(
     for setting, value in settings:
         if isinstance(value, Path) and setting.endswith("_file") and setting != "database_file":
             assert value.is_file(), f"the job `secrets` does not make {setting}"
+
+
+def test_the_simulated_providers_run_only_when_they_are_asked_for() -> None:
+    assert SERVICES["providers"]["profiles"] == ["providers"]
+    assert [
+        name for name, one in SERVICES.items() if "providers" in one.get("depends_on", {})
+    ] == []
+
+
+def test_accounts_find_the_simulated_providers_by_the_name_that_these_hand_to_browsers(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as container:
+        simulated = read_as("providers", "providers", made, container)
+    assert isinstance(simulated, ProviderSettings)
+    payment = read_as("payment-rpc", "payment_rpc", made, monkeypatch)
+    assert isinstance(payment, PaymentSettings)
+    host = simulated.public_host
+    assert host in SERVICES["providers"]["networks"]["inside"]["aliases"]
+    assert payment.provider_urls == {
+        name: f"http://{host}:{simulated.port_of(name)}" for name in NAMES
+    }
+    assert payment.btcpay_servers == [payment.provider_urls["btcpay"]]
+    [published] = SERVICES["providers"]["ports"]
+    first, last = map(int, published.rpartition(":")[2].split("-"))
+    assert {simulated.port_of(name) for name in NAMES} == set(range(first, last + 1))
 
 
 def test_the_doctor_finds_nothing_unsafe_but_the_simulated_provider(
