@@ -187,4 +187,6 @@ def _snapshot(payment: payment_pb2.Payment) -> PaymentSnapshot:
         refunded=payment.refunded,
         refund_reserved=payment.refund_reserved,
         currency=payment.currency,
+        # payment_rpc lets a payment succeed with less than its amount only where the shop chose it
+        captured_in_part=payment.captured != payment.amount,
     )

@@ -46,6 +46,7 @@ from payment_rpc.usecases.callback_log import CallbackLog
 from payment_rpc.usecases.callback_questions import CallbackQuestions
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.captures import Captures
 from payment_rpc.usecases.channel_accounts import ChannelAccounts
 from payment_rpc.usecases.channel_choice import ChannelChoice
 from payment_rpc.usecases.channel_results import ChannelResults
@@ -178,6 +179,16 @@ class PaymentApp:
         )
         self.expiry = Expiry(db=db, clock=clock, batch=config.scan_batch_size)
         self.cancellation = Cancellation(db=db, clock=clock, polling=self.polling)
+        self.captures = Captures(
+            db=db,
+            clock=clock,
+            ids=ids,
+            channels=registry,
+            channel_results=self.channel_results,
+            cancellation=self.cancellation,
+            lease=lease,
+            timeout_seconds=timeout_seconds,
+        )
         start = PaymentStart(db=db, clock=clock, ids=ids, lease=lease)
         self.payments = Payments(
             clock=clock,

@@ -113,6 +113,7 @@ class Orders:
                 )
             },
             refunds=[order_pb2.RefundSnapshot(**refund) for refund in snapshot.get("refunds", ())],
+            captured_in_part=snapshot.get("captured_in_part", False),
         )
         request = order_pb2.UpdateOrderStatusRequest(
             merchant_id=snapshot["merchant_id"],

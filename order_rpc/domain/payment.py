@@ -43,7 +43,9 @@ class Disposition(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentSnapshot:
-    """What payment_rpc knows of a payment at one version of it."""
+    """What payment_rpc knows of a payment at one version of it. `captured_in_part`: the shop
+    captured less than was held for it, on purpose.
+    """
 
     payment_id: str
     version: int
@@ -52,6 +54,7 @@ class PaymentSnapshot:
     refunded: Money
     refund_reserved: Money
     refunds: tuple[RefundSnapshot, ...] = ()
+    captured_in_part: bool = False
 
     @classmethod
     def parse(
@@ -65,6 +68,7 @@ class PaymentSnapshot:
         refund_reserved: str,
         currency: str,
         refunds: Iterable[tuple[str, str, str, str, str]] = (),
+        captured_in_part: bool = False,
     ) -> PaymentSnapshot:
         """Reads a snapshot as it comes over the wire, amounts in major units.
 
@@ -100,6 +104,7 @@ class PaymentSnapshot:
             captured=came,
             refunded=back,
             refund_reserved=money("refund_reserved", refund_reserved),
+            captured_in_part=captured_in_part,
             refunds=tuple(
                 RefundSnapshot(
                     refund_id=refund_id,
@@ -196,13 +201,13 @@ def decide(
     cancelled order back, and its units are there.
 
     Money that is less than the order costs, or of another currency, never pays it: the order stays
-    as it is, for a manual review.
+    as it is, for a manual review. Only a shop that captured a part on purpose is content with that.
     """
     match order.state:
         case OrderState.PENDING_PAYMENT | OrderState.CANCELLING:
-            if (
-                snapshot.captured.currency != order.amount.currency
-                or snapshot.captured < order.amount
+            is_in_part = snapshot.captured_in_part and snapshot.captured.minor > 0
+            if snapshot.captured.currency != order.amount.currency or (
+                snapshot.captured < order.amount and not is_in_part
             ):
                 shortfall = f"captured {snapshot.captured} for an order of {order.amount}"
                 return Decision(order=order, disposition=None, shortfall=shortfall)

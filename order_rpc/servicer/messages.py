@@ -262,6 +262,7 @@ def snapshot(payment: order_pb2.PaymentSnapshot) -> PaymentSnapshot:
             (refund.refund_id, refund.request_id, refund.state, refund.amount, refund.reason)
             for refund in payment.refunds
         ],
+        captured_in_part=payment.captured_in_part,
     )
 
 

@@ -157,10 +157,9 @@ class Failure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
     """What one order owes. Every change raises `version`, and every UPDATE compares it. `disputed`
-    is for chargebacks, which no channel reports so far. It already lowers what can be refunded, so
-    that no money goes back twice. `captured` is `amount`, or less where the shop captured a part of
-    what was held (MANUAL); the rest of the hold is let go. `expires_at` is the deadline of the
-    buyer; from AUTHORIZED on it is when we let the held money go.
+    is for chargebacks and lowers what can be refunded, so that no money goes back twice. `captured`
+    is `amount`, or less where the shop captured a part of what was held. `expires_at` is the
+    deadline of the buyer, from AUTHORIZED on that of the held money.
     """
 
     payment_id: str
@@ -249,6 +248,11 @@ class Payment:
     def awaits_order(self) -> bool:
         """True while money is here and the order has not decided about it."""
         return self.state in MONEY and self.disposition is None
+
+    @property
+    def is_captured_in_part(self) -> bool:
+        """True when the shop captured less than was held, on purpose."""
+        return self.state in MONEY and self.captured < self.amount
 
     def wait_for_buyer(self, action: NextAction | None, *, at: datetime) -> Payment:
         """The channel accepted it; the result comes later."""

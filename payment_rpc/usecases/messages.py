@@ -121,6 +121,7 @@ def order_message(
             "refund_reserved": payment.refund_reserved.format(),
             "currency": payment.amount.currency,
             "wants_paid": payment.state in MONEY,
+            "captured_in_part": payment.is_captured_in_part,
             "refunds": [
                 {
                     "refund_id": refund.refund_id,

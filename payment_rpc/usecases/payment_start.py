@@ -27,6 +27,7 @@ from payment_rpc.domain.errors import (
     TransactionIdFailed,
 )
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus, apply_channel_fact
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.snapshot import to_json
@@ -50,6 +51,7 @@ class NewPayment:
     card: CardSummary | None
     idempotency_key: IdempotencyKey | None
     fingerprint: Mapping[str, str]
+    capture_mode: CaptureMode = CaptureMode.AUTOMATIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ class PaymentStart:
             at=now,
             order_no=order.order_no,
             customer_digest=order.customer_digest,
+            capture_mode=new.capture_mode,
         )
         attempt = Attempt.start(
             attempt_id=self._ids.new("ATT"),

@@ -139,6 +139,7 @@ def snapshot_of(payment: Payment) -> PaymentSnapshot:
         captured=payment.captured,
         refunded=payment.refunded,
         refund_reserved=payment.refund_reserved,
+        captured_in_part=payment.is_captured_in_part,
     )
 
 

@@ -232,6 +232,7 @@ class OrdersInProcess:
                 )
                 for refund in snapshot["refunds"]
             ],
+            captured_in_part=snapshot["captured_in_part"],
         )
         answer = await self._app.payments.update_order_status(
             UpdateOrderStatus(

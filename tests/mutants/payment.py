@@ -69,10 +69,11 @@ _BAD_ROWS = [  # one stops no other
             "test_a_top_up_that_a_wallet_cannot_hold_is_refused_before_the_card_is_asked",
         ),
     ),
-    _polling(
+    _mutant(
+        "usecases/closing.py",
         "a payment that cannot expire stops no other",
-        old="return len(await self._batches.run())",
-        new="return len(await self._db.run(self._batches._batch, 100, []))",
+        old="len(await batches.run())",
+        new="len(await self._db.run(batches._batch, 100, []))",
         fails=_bad_rows(
             "test_a_payment_that_cannot_expire_stops_no_other", on="sqlite-outcome = 'NONSENSE'"
         ),
@@ -544,8 +545,8 @@ _CAPTURES = [  # what news of a capture makes of a payment
     ),
     _decided(
         "another currency is another amount",
-        old="if fact.amount != payment.amount:",
-        new="if fact.amount.minor != payment.amount.minor:",
+        old="if fact.amount != (attempt.capture_amount or payment.amount):",
+        new="if fact.amount.minor != (attempt.capture_amount or payment.amount).minor:",
         fails=_test(
             "test_payment_facts", "test_money_that_is_not_ours_is_parked_as_what_it_is", on=""
         ),

@@ -27,6 +27,7 @@ from order_rpc.tables import ORDERS
 from order_rpc.usecases.outbox_to_payment import PaymentDestination, StillClosing, close_message
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import CREDIT_CARD, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import OPEN, Refund, RefundState
@@ -52,6 +53,7 @@ STATUS = {
     Fact.TECH_FAILED: ChannelStatus.FAILED,
     Fact.NOT_ATTEMPTED: ChannelStatus.NOT_SENT,
     Fact.PENDING: ChannelStatus.PENDING,
+    Fact.HELD: ChannelStatus.AUTHORIZED,
     Fact.CLOSED: ChannelStatus.CLOSED,
     Fact.LOST: ChannelStatus.CLOSED,
     Fact.UNKNOWN: ChannelStatus.UNKNOWN,
@@ -137,6 +139,7 @@ def payment_row(world: World, p: int, *, at: Any) -> Payment:
         fee=cents(0),
         state=row.state,
         holds_slot=row.slot,
+        capture_mode=CaptureMode.MANUAL if world.scenario.holds else CaptureMode.AUTOMATIC,
         disposition=row.disposition,
         channel_trade_no=f"T{main}" if main >= 0 else "",
         outcome=Outcome.CAPTURED if row.captured else Outcome.UNKNOWN,

@@ -301,6 +301,20 @@ def test_money_that_is_not_the_price_of_the_order_pays_nothing_and_is_shown_to_a
     assert "99.99 CNY" in decision.shortfall
 
 
+@pytest.mark.parametrize("state", [S.PENDING_PAYMENT, S.CANCELLING])
+def test_less_money_pays_an_order_whose_shop_captured_a_part_on_purpose(state: OrderState) -> None:
+    part = replace(snapshot(captured="50"), captured_in_part=True)
+    decision = decide(order(state), part, at=EPOCH)
+    assert (decision.disposition, decision.order.state) == (Disposition.APPLIED, S.PAID)
+    assert decision.order.captured == part.captured
+
+
+@pytest.mark.parametrize("money", [{"captured": "0"}, {"captured": "50", "currency": "USD"}])
+def test_a_part_that_is_nothing_or_of_another_currency_pays_nothing(money: dict[str, Any]) -> None:
+    part = replace(snapshot(**money), captured_in_part=True)
+    assert decide(order(), part, at=EPOCH).disposition is None
+
+
 def test_more_money_than_the_order_costs_pays_it() -> None:
     assert decide(order(), snapshot(captured="100"), at=EPOCH).disposition is Disposition.APPLIED
 

@@ -1900,6 +1900,7 @@ class PaymentSnapshot(_message.Message):
     REFUND_RESERVED_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     REFUNDS_FIELD_NUMBER: _builtins.int
+    CAPTURED_IN_PART_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment."""
     version: _builtins.int
@@ -1914,6 +1915,8 @@ class PaymentSnapshot(_message.Message):
     """Money on its way back."""
     currency: _builtins.str
     """ISO 4217."""
+    captured_in_part: _builtins.bool
+    """The shop captured less than was held, on purpose: it pays the order all the same."""
     @_builtins.property
     def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundSnapshot]:
         """Refunds that changed at this version. Those of an older snapshot count too: a refund only ever goes forward."""
@@ -1929,10 +1932,11 @@ class PaymentSnapshot(_message.Message):
         refund_reserved: _builtins.str = ...,
         currency: _builtins.str = ...,
         refunds: _abc.Iterable[Global___RefundSnapshot] | None = ...,
+        captured_in_part: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "currency", b"currency", "payment_id", b"payment_id", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "refunds", b"refunds", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "captured_in_part", b"captured_in_part", "currency", b"currency", "payment_id", b"payment_id", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "refunds", b"refunds", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,137 @@
+"""A channel that holds money, in memory: for captures and voids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from mesh.money import Money
+from order_rpc.domain.order import Order
+from payment_rpc.channels.sandbox.channel import SandboxChannel
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.domain.hold import CaptureMode
+from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.payment import CREDIT_CARD, Payment
+from payment_rpc.usecases.payment_start import NewPayment, PaymentStart
+from tests.builders.payment import LEASE_SECONDS, PaymentWorld
+from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
+
+HOLD = timedelta(days=7)
+
+
+class HoldingChannel(SandboxChannel):
+    """Holds what an attempt owes until it is captured or let go, once.
+
+    `says` answers the next captures instead, without doing anything; `lose_answers` does what is
+    asked and forgets the answer; `unreachable` does nothing and says UNKNOWN.
+    """
+
+    lose_answers = False
+    unreachable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._capabilities = replace(self.capabilities, authorize=True)
+        self.facts: dict[str, ChannelFact] = {}
+        self.captures: list[tuple[str, Money]] = []  # key and amount of each call
+        self.says: list[ChannelStatus] = []
+
+    def hold(self, attempt_id: str, amount: Money, *, until: datetime) -> ChannelFact:
+        """Money is held under an attempt."""
+        self.facts[attempt_id] = ChannelFact(
+            attempt_id=attempt_id,
+            status=ChannelStatus.AUTHORIZED,
+            amount=amount,
+            held_until=until,
+            ref=f"ref_{attempt_id}",
+        )
+        return self.facts[attempt_id]
+
+    def let_go(self, attempt_id: str) -> None:
+        """The hold is over, by whatever."""
+        self.facts[attempt_id] = replace(
+            self.facts[attempt_id], status=ChannelStatus.CLOSED, reason="PAYMENT_CLOSED"
+        )
+
+    async def query(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
+        return self._answer(attempt_id)
+
+    async def capture(
+        self,
+        attempt_id: str,
+        *,
+        ref: str,
+        capture_id: str,
+        amount: Money,
+        is_final: bool,
+        timeout_seconds: float,
+    ) -> ChannelFact:
+        assert (ref, is_final) == (f"ref_{attempt_id}", True)
+        self.captures.append((capture_id, amount))
+        if self.says:
+            return ChannelFact(attempt_id=attempt_id, status=self.says.pop(0), message="no")
+        fact = self.facts[attempt_id]
+        if not self.unreachable and fact.status is ChannelStatus.AUTHORIZED:
+            self.facts[attempt_id] = replace(
+                fact, status=ChannelStatus.CAPTURED, amount=amount, trade_no=f"T_{attempt_id}"
+            )
+        return self._answer(attempt_id)
+
+    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
+        if not self.unreachable and self.facts[attempt_id].status is ChannelStatus.AUTHORIZED:
+            self.let_go(attempt_id)
+        return self._answer(attempt_id)
+
+    def _answer(self, attempt_id: str) -> ChannelFact:
+        if self.lose_answers or self.unreachable:
+            return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
+        return self.facts[attempt_id]
+
+
+def holding(world: PaymentWorld) -> HoldingChannel:
+    """Gives a shop a channel that holds money, in the place of the sandbox."""
+    channel = HoldingChannel(
+        base_url=world.sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET
+    )
+    world.app = world.make_app(channels={"sandbox": channel})
+    return channel
+
+
+async def begin_held(world: PaymentWorld, order: Order) -> tuple[Payment, str]:
+    """A payment of an order that asked for held money, and its attempt; nothing is held yet."""
+    started = await PaymentStart(
+        db=world.db, clock=world.clock, ids=world.ids, lease=timedelta(seconds=LEASE_SECONDS)
+    ).start(
+        NewPayment(
+            order=OrderToPay(
+                order_id=order.order_id,
+                merchant_id=order.merchant_id,
+                user_id=order.user_id,
+                amount=order.amount,
+                state="PENDING_PAYMENT",
+                expires_at=order.expires_at,
+            ),
+            payment_method=CREDIT_CARD,
+            channel="sandbox",
+            card=None,
+            idempotency_key=None,
+            fingerprint={},
+            capture_mode=CaptureMode.MANUAL,
+        )
+    )
+    assert started.payment is not None
+    assert started.attempt is not None
+    return started.payment, started.attempt.attempt_id
+
+
+async def held_payment(
+    world: PaymentWorld, channel: HoldingChannel, order: Order | None = None
+) -> Payment:
+    """A payment whose money the channel holds; its first lease is over."""
+    order = order or await world.order()
+    _, attempt_id = await begin_held(world, order)
+    fact = channel.hold(attempt_id, order.amount, until=world.clock.now() + HOLD)
+    held = (await world.app.channel_results.apply(fact)).payment
+    world.clock.advance(LEASE_SECONDS + 1)
+    return held
