@@ -29,7 +29,7 @@ from paymesh_cli.terminal import Terminal, shown, table
 from paymesh_cli.token import open_issuer
 from sandbox.providers.settings import NAMES
 
-PAID_SECONDS_MAX: Final = 30.0
+PAID_SECONDS_MAX: Final = 60.0
 REFUNDED_SECONDS_MAX: Final = 60.0
 IMPORT_SECONDS_MAX: Final = 30.0
 REST_SECONDS_MAX: Final = 60.0

@@ -48,7 +48,7 @@ def test_each_field_of_the_credentials_stands_on_the_page(name: str) -> None:
     credentials = import_module(f"payment_rpc.channels.{name}.credentials").Credentials
     page = (ROOT / "docs" / "channels" / f"{name}.md").read_text()
     fields = credentials.__struct_fields__
-    assert [field for field in fields if f"| `{field}`" not in page] == []
+    assert [field for field in fields if f"`{field}`" not in page] == []
 
 
 def test_settings_that_it_names_exist() -> None:
