@@ -119,13 +119,14 @@ class Request:
 
     def all_headers(self) -> dict[str, str]:
         """Every header of printable ASCII without the credentials that are ours; repeated ones
-        joined by ", ".
+        joined by ", " as far as they stay short enough.
         """
         found: dict[str, str] = {}
         for name, value in self._scope["headers"]:
             key, text = name.decode("latin-1"), value.decode("latin-1")
             if key not in _CREDENTIALS and _HEADER_NAME.fullmatch(key) and _HEADER.fullmatch(text):
-                found[key] = f"{found[key]}, {text}" if key in found else text
+                joined = f"{found[key]}, {text}" if key in found else text
+                found[key] = joined if _HEADER.fullmatch(joined) else found[key]
         return found
 
     def once(self, name: bytes) -> bytes | None:

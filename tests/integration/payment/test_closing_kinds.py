@@ -360,6 +360,26 @@ async def test_an_attempt_that_was_named_during_the_question_is_not_lost(
     assert (await world.payment(attempt.payment_id)).state is S.PAYING
 
 
+@pytest.mark.parametrize("kind", [Close.KNOWN, Close.PROMISE])
+async def test_what_its_channel_forgot_is_closed_after_deadline_and_grace(
+    world: PaymentWorld, kind: Close
+) -> None:
+    """It was known there, so it may have been paid; nobody waits for it for ever."""
+    channel = sells_by(world, kind)
+    _, payment, attempt = await begun(world)
+    if kind is Close.PROMISE:
+        channel.pay(attempt.attempt_id)
+        world.clock.advance(LEASE_SECONDS)
+        assert await steps_of(world).begin_step(attempt) is not None
+    del channel.known[attempt.attempt_id], channel.pages[attempt.attempt_id]
+    after = (await world.payment(payment.payment_id)).expires_at + GRACE
+    assert await cancel(world, payment) is S.CLOSING
+    world.clock.set(after - timedelta(milliseconds=1))
+    assert await cancel(world, payment) is S.CLOSING
+    world.clock.set(after)
+    assert await cancel(world, payment) is S.CLOSED
+
+
 # the step that is ours
 
 
@@ -412,6 +432,19 @@ async def test_no_first_step_is_taken_once_the_payment_is_being_closed(
     assert channel.count("advance") == 0
     await settle(world, channel)
     await money_is_right(world, channel)
+
+
+async def test_a_first_step_is_refused_as_soon_as_closing_is_committed(
+    world: PaymentWorld,
+) -> None:
+    channel = sells_by(world, Close.PROMISE)
+    payment, attempt = await approved(world, channel)
+    failpoints.arm("payment.close.after_closing=raise", environment="test")
+    with pytest.raises(FailpointRaised):
+        await cancel(world, payment)
+    failpoints.arm("", environment="test")
+    assert (await world.payment(payment.payment_id)).state is S.CLOSING
+    assert await steps_of(world).begin_step(attempt) is None
 
 
 async def test_closing_waits_for_a_step_that_is_under_way(world: PaymentWorld) -> None:

@@ -151,6 +151,29 @@ def test_a_path_without_body_refuses_one(headers: list[tuple[str, str]]) -> None
     request(("content-length", "0")).no_body()
 
 
+def test_all_headers_are_those_without_credentials_that_a_message_may_hold() -> None:
+    headers = request(
+        ("stripe-signature", "t=1,v1=ab"),
+        ("via", "one"),
+        ("via", "two"),
+        ("authorization", "Bearer secret"),
+        ("cookie", "a=secret"),
+        ("x-api-key", "secret"),
+        ("x-long", "x" * 1001),
+        ("x-other", "ü"),
+        ("x" * 101, "1"),
+        ("x-joined", "x" * 600),
+        ("x-joined", "y" * 600),
+        ("x-empty", ""),
+    ).all_headers()
+    assert headers == {
+        "stripe-signature": "t=1,v1=ab",
+        "via": "one, two",
+        "x-joined": "x" * 600,
+        "x-empty": "",
+    }
+
+
 def test_a_bearer_token_is_taken_from_one_header() -> None:
     assert request(("authorization", "bearer abc.def.ghi")).bearer() == "abc.def.ghi"
     assert request().bearer() is None
