@@ -726,13 +726,13 @@ _of_terms = partial(_test, "test_payment_merchant_terms")
 _EXTERNAL = [
     _payments(
         "a suspended merchant takes no money",
-        old="        terms.require_open(channel=new.channel)\n",
+        old="        terms.require_open(channel=new.channel, mode=mode)\n",
         new="",
         fails=_of_terms("test_no_way_to_pay_begins", on="sqlite-SUSPENDED-MerchantSuspended"),
     ),
     _terms(
         "a test merchant has the sandbox only",
-        old="(self.is_test and channel != TEST_CHANNEL)",
+        old="(self.is_test and not moves_test_money)",
         new="False",
         fails=_of_terms(
             "test_a_channel_is_one_of_the_merchants_and_a_test_merchant_has_the_sandbox_only",

@@ -146,8 +146,8 @@ _DAYS = [  # reconciliation
     ),
     _days(
         "captures of a day are of one channel",
-        old="(_A.channel == channel) & ",
-        new="",
+        old="(_A.channel == channel) & (_A.captured_at >= begins)",
+        new="(_A.captured_at >= begins)",
         fails=_of_days(
             "test_captures_of_a_day_are_those_of_this_channel_from_its_first_to_its_last_moment"
         ),
@@ -170,8 +170,8 @@ _DAYS = [  # reconciliation
     ),
     _days(
         "refunds of a day are of one channel",
-        old="(_R.channel == channel) & ",
-        new="",
+        old="(_R.channel == channel) & (_R.refunded_at >= begins)",
+        new="(_R.refunded_at >= begins)",
         fails=_of_days(
             "test_refunds_of_a_day_are_those_of_this_channel_from_its_first_to_its_last_moment"
         ),
