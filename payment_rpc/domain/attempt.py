@@ -172,6 +172,13 @@ class Attempt:
         """What changes whenever somebody may be moving money in it."""
         return self.sends, self.steps, self.lease_until, self.channel_ref
 
+    def has_call_under_way(self, at: datetime) -> bool:
+        """Whether a call that may move money in it may be under way. While it waits and no step of
+        ours was begun there is none: the send was answered, its lease says no more.
+        """
+        is_waiting = self.state is AttemptState.PENDING and self.steps == 0
+        return self.lease_until > at and not is_waiting
+
     def resend(self, *, lease: timedelta, at: datetime) -> Attempt:
         """The attempt, sent again under the same id. The channel processes the first one only."""
         if self.state not in OPEN:

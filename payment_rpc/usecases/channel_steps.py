@@ -95,7 +95,7 @@ class ChannelSteps:
         may_step = payment.state is PaymentState.PAYING or (
             payment.state is PaymentState.CLOSING and present.steps > 0
         )
-        if not may_step or present.state not in OPEN or present.lease_until > now:
+        if not may_step or present.state not in OPEN or present.has_call_under_way(now):
             return None
         begun = present.begin_step(lease=self._lease, at=now)
         await attempts.save_attempt(tx, begun, read_version=present.version)

@@ -213,7 +213,7 @@ class Polling:
         that comes of it is late money.
         """
         present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
-        if present.lease_until > self._clock.now():  # the step may be under way
+        if present.has_call_under_way(self._clock.now()):
             fact = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.UNKNOWN)
             return await self._channel_results.apply(fact, steps=scan_log.steps)
         if present.steps == 0:

@@ -401,6 +401,24 @@ async def test_an_approved_payment_is_captured_by_the_worker_once(world: Payment
     await money_is_right(world, channel)
 
 
+async def test_the_step_of_an_attempt_that_was_answered_waits_for_no_lease(
+    world: PaymentWorld,
+) -> None:
+    channel = sells_by(world, Close.PROMISE)
+    _, payment, attempt = await begun(world)
+    assert attempt.lease_until > world.clock.now()
+    channel.pay(attempt.attempt_id)
+    await world.app.polling.query(attempt)
+    assert (await world.payment(payment.payment_id)).state is S.SUCCESS
+
+
+async def test_an_attempt_that_was_answered_is_promised_away_at_once(world: PaymentWorld) -> None:
+    sells_by(world, Close.PROMISE)
+    _, payment, attempt = await begun(world)
+    assert attempt.lease_until > world.clock.now()
+    assert await cancel(world, payment) is S.CLOSED
+
+
 async def test_two_workers_take_the_step_once(
     world: PaymentWorld, rounds: Callable[[int, int], int]
 ) -> None:
