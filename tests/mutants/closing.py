@@ -48,7 +48,7 @@ MUTANTS = [
     ),
     _steps(
         "a step is taken by one at a time",
-        old="if not may_step or present.state not in OPEN or present.lease_until > now:",
+        old="if not may_step or present.state not in OPEN or present.has_call_under_way(now):",
         new="if not may_step or present.state not in OPEN:",
         fails="test_two_workers_take_the_step_once[sqlite]",
     ),
