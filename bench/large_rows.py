@@ -249,6 +249,7 @@ def payment_rows(order: Order) -> Rows:
         "card_expiration_year": 2030,
         "card_expiration_month": 12,
         "ledger_head": booking.hash(""),
+        "capture_mode": "AUTOMATIC",
         "version": 3,
         "paid_at": at,
         "expires_at": at + PAYING,

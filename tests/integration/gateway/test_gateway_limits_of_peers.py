@@ -31,7 +31,7 @@ CROWD_SECONDS_MAX = 0.5  # CPU; a busy machine needs 0.3 for what an idle one do
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SECRET = "a secret of these tests with more than 32 bytes"
 HEAD = 32 * 1024
-SMALL_BODY, LIST_BODY, ORDER_BODY = 16 * 1024, 64 * 1024, 512 * 1024
+SMALL_BODY, CALLBACK_BODY, ORDER_BODY = 16 * 1024, 256 * 1024, 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ BOUNDS: list[tuple[str, Attack, int, bytes]] = [
     (
         "bytes_of_a_body_in_chunks",
         lambda _, n: chunked(iter((*repeated(b"400\r\n" + b"a" * 1024 + b"\r\n", n // 1024 + 2),))),
-        LIST_BODY,
+        CALLBACK_BODY,
         b"413",
     ),
     ("items_of_a_list", lambda g, n: order(g, *items(n)), 200, b"4"),

@@ -777,5 +777,6 @@ async def test_the_payload_of_a_message_is_what_order_rpc_reads(world: PaymentWo
         "refund_reserved": "0.00",
         "currency": "CNY",
         "wants_paid": True,
+        "captured_in_part": False,
         "refunds": [],
     }

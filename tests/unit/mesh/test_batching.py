@@ -87,8 +87,11 @@ async def test_more_than_may_wait_are_refused_at_once_and_other_keys_are_served(
     runs = Runs()
     batching: Batching[str, int, int] = Batching(runs, batch_max=10, waiting_max=2)
     tasks = await under_way(batching, runs, *(batching.do("mug", number) for number in range(3)))
+    refused = asyncio.create_task(batching.do("mug", 3))
+    await asyncio.wait([refused], timeout=PATIENCE)
+    assert refused.done(), "it waits"
     with pytest.raises(Unavailable):
-        await batching.do("mug", 3)
+        refused.result()
     other = asyncio.create_task(batching.do("pen", 4))
     runs.go.set()
     assert await asyncio.gather(*tasks, other) == [0, 10, 20, 40]
