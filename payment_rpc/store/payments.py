@@ -228,11 +228,13 @@ def next_expiry_statement(state: PaymentState = PaymentState.PAYING) -> Select[A
 
 
 async def next_expiry(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
-    """The next deadline of a payment that is under way; None when there is none."""
-    found = [
-        (await tx.execute(quarantine.narrow(next_expiry_statement(state)))).scalar_one_or_none()
-        for state in WITH_DEADLINE
+    """The next deadline of a payment that is under way; None when there is none. One question:
+    idle workers ask it for ever.
+    """
+    of_states = [
+        quarantine.narrow(next_expiry_statement(state)).scalar_subquery() for state in WITH_DEADLINE
     ]
+    found = (await tx.execute(select(*of_states))).one()
     return min((expires_at for expires_at in found if expires_at is not None), default=None)
 
 

@@ -138,7 +138,7 @@ MUTANTS = [
         "a body is no larger than its method takes",
         old="min(method.body_bytes_max, settings.body_bytes_max)",
         new="settings.body_bytes_max",
-        fails=_in_bad_input("test_a_method_may_have_a_smaller_body"),
+        fails=_in_bad_input("test_a_method_may_have_a_body_of_its_own_size"),
     ),
     _binding(
         "the body must not contradict a header or a path",
