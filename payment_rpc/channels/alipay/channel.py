@@ -10,6 +10,7 @@ from typing import Final
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from payment_rpc.channels.absent import ChargesNothing, HoldsNothing, KeysConfigured
 from payment_rpc.channels.alipay import answers, notices, statements
 from payment_rpc.channels.alipay.amounts import LIMITS, write_amount
 from payment_rpc.channels.alipay.api import LIVE_URL, SANDBOX_URL, AlipayApi
@@ -28,9 +29,7 @@ from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (
     CapturedAttempt,
-    CardDetails,
     Checkout,
-    PaymentToken,
     Remember,
 )
 from payment_rpc.channels.time_left import TimeLeft
@@ -88,7 +87,7 @@ def open_channel(
     )
 
 
-class AlipayChannel:
+class AlipayChannel(ChargesNothing, HoldsNothing, KeysConfigured):
     """The adapter. It keeps connections open until `aclose`."""
 
     def __init__(
@@ -126,20 +125,6 @@ class AlipayChannel:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._api.aclose()
-
-    async def charge(
-        self,
-        *,
-        attempt_id: str,
-        amount: Money,
-        instrument: CardDetails | PaymentToken,
-        expires_at: datetime | None,
-        remember: Remember,
-        timeout_seconds: float,
-        capture: bool = True,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("Alipay charges nothing; the buyer pays")
 
     async def checkout(
         self,
@@ -228,23 +213,6 @@ class AlipayChannel:
         if reply.sub_code == answers.NO_TRADE:
             return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_CLOSABLE)
         return await self._query(attempt_id, left)
-
-    async def capture(
-        self,
-        attempt_id: str,
-        *,
-        ref: str,
-        capture_id: str,
-        amount: Money,
-        is_final: bool,
-        timeout_seconds: float,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("Alipay holds no money")
-
-    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("Alipay holds no money")
 
     async def refund(
         self,
@@ -344,10 +312,6 @@ class AlipayChannel:
     def ack(self, *, accepted: bool) -> Ack:
         """The seven letters on which Alipay stops; every other answer is a failure to it."""
         return Ack(status_code=200, body=b"success" if accepted else b"fail")
-
-    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
-        """Never: its keys are configured."""
-        raise SignatureInvalid
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
         """The ZIP of a day's trades; no bytes for a day without trades."""

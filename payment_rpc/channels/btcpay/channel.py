@@ -11,6 +11,7 @@ from typing import Final
 
 from mesh.errors import InvalidArgument
 from mesh.money import CURRENCIES, Money
+from payment_rpc.channels.absent import ChargesNothing, HoldsNothing, KeysConfigured
 from payment_rpc.channels.btcpay import answers, events, signatures
 from payment_rpc.channels.btcpay.answers import Invoice
 from payment_rpc.channels.btcpay.api import OK, BTCPayApi
@@ -23,15 +24,13 @@ from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (
     CapturedAttempt,
-    CardDetails,
     Checkout,
-    PaymentToken,
     Remember,
     is_remembered,
 )
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
+from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
 from payment_rpc.domain.statement import Statement, StatementUnreadable
@@ -65,7 +64,7 @@ def open_channel(
     return BTCPayChannel(account=account, credentials=credentials, base_url=url, now=now)
 
 
-class BTCPayChannel:
+class BTCPayChannel(ChargesNothing, HoldsNothing, KeysConfigured):
     """The adapter. It keeps connections open until `aclose`."""
 
     def __init__(
@@ -108,20 +107,6 @@ class BTCPayChannel:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._api.aclose()
-
-    async def charge(
-        self,
-        *,
-        attempt_id: str,
-        amount: Money,
-        instrument: CardDetails | PaymentToken,
-        expires_at: datetime | None,
-        remember: Remember,
-        timeout_seconds: float,
-        capture: bool = True,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("a BTCPay Server charges nothing; the buyer pays")
 
     async def checkout(
         self,
@@ -248,23 +233,6 @@ class BTCPayChannel:
             )
         return fact
 
-    async def capture(
-        self,
-        attempt_id: str,
-        *,
-        ref: str,
-        capture_id: str,
-        amount: Money,
-        is_final: bool,
-        timeout_seconds: float,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("a BTCPay Server holds no money")
-
-    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("a BTCPay Server holds no money")
-
     async def refund(
         self,
         *,
@@ -311,10 +279,6 @@ class BTCPayChannel:
     def ack(self, *, accepted: bool) -> Ack:
         """The server repeats a notice only after 5xx; any other refusal ends it for ever."""
         return Ack(status_code=200 if accepted else 503)
-
-    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
-        """Never: its secrets are configured."""
-        raise SignatureInvalid
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
         """Never: its capabilities say so."""

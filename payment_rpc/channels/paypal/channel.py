@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from mesh.money import Money
 from mesh.settings import is_loopback
+from payment_rpc.channels.absent import ChargesNothing
 from payment_rpc.channels.capabilities import (
     Capabilities,
     Close,
@@ -29,9 +30,7 @@ from payment_rpc.channels.paypal.payments import PayPalPayments
 from payment_rpc.channels.paypal.refunds import PayPalRefunds
 from payment_rpc.channels.requests import (
     CapturedAttempt,
-    CardDetails,
     Checkout,
-    PaymentToken,
     Remember,
 )
 from payment_rpc.channels.time_left import TimeLeft
@@ -91,7 +90,7 @@ def open_channel(
     )
 
 
-class PayPalChannel:
+class PayPalChannel(ChargesNothing):
     """The adapter. It keeps connections open until `aclose`."""
 
     def __init__(
@@ -130,20 +129,6 @@ class PayPalChannel:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._api.aclose()
-
-    async def charge(
-        self,
-        *,
-        attempt_id: str,
-        amount: Money,
-        instrument: CardDetails | PaymentToken,
-        expires_at: datetime | None,
-        remember: Remember,
-        timeout_seconds: float,
-        capture: bool = True,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("PayPal charges nothing; the buyer approves")
 
     async def checkout(
         self,

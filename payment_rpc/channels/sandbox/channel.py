@@ -13,6 +13,7 @@ import msgspec
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, RefundsPage
+from payment_rpc.channels.absent import HoldsNothing, KeysConfigured
 from payment_rpc.channels.capabilities import (
     Capabilities,
     Close,
@@ -35,7 +36,7 @@ from payment_rpc.channels.sandbox import answers, signatures
 from payment_rpc.channels.sandbox.api import SandboxApi
 from payment_rpc.channels.sandbox.calls import SandboxFacts
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
+from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
 from payment_rpc.domain.statement import ChannelDay, Statement, parse_statement
@@ -46,7 +47,7 @@ TIMESTAMP_HEADER = "x-channel-timestamp"
 SIGNATURE_HEADER = "x-channel-signature"
 
 
-class SandboxChannel:
+class SandboxChannel(HoldsNothing, KeysConfigured):
     """The adapter to sandbox/. One per process: it keeps connections open until `aclose`."""
 
     def __init__(
@@ -231,23 +232,6 @@ class SandboxChannel:
             timeout_seconds=timeout_seconds,
         )
 
-    async def capture(
-        self,
-        attempt_id: str,
-        *,
-        ref: str,
-        capture_id: str,
-        amount: Money,
-        is_final: bool,
-        timeout_seconds: float,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("the sandbox holds no money")
-
-    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("the sandbox holds no money")
-
     def receive(self, inbound: Inbound, *, now: datetime) -> Received:
         """Reads a callback after checking its HMAC."""
         signatures.check_callback(
@@ -285,10 +269,6 @@ class SandboxChannel:
     def ack(self, *, accepted: bool) -> Ack | None:
         """The word on which it stops delivering."""
         return Ack(status_code=200, body=b"success") if accepted else None
-
-    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
-        """Never: its secrets are configured."""
-        raise SignatureInvalid
 
     def verify_hint(
         self,

@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from mesh.problem_texts import WRONG_FORM
+from payment_rpc.channels.absent import KeysConfigured
 from payment_rpc.channels.capabilities import (
     UTC_DAY,
     Capabilities,
@@ -38,7 +39,6 @@ from payment_rpc.channels.stripe.refunds import Refunds
 from payment_rpc.channels.stripe.signatures import WebhookSecrets
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
 from payment_rpc.domain.statement import Statement
@@ -68,7 +68,7 @@ def open_channel(
     return StripeChannel(account, credentials, base_url or LIVE_URL, is_live=is_live, now=now)
 
 
-class StripeChannel:
+class StripeChannel(KeysConfigured):
     """Takes payments at Stripe."""
 
     def __init__(
@@ -305,10 +305,6 @@ class StripeChannel:
     def ack(self, *, accepted: bool) -> Ack:
         """Stripe takes any 2xx, and delivers again for three days otherwise."""
         return Ack(status_code=200 if accepted else 400)
-
-    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
-        """Never: its secrets are configured."""
-        raise SignatureInvalid
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
         """The rows of the account's balance of a day."""

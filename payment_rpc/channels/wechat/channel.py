@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from payment_rpc.channels.absent import ChargesNothing, HoldsNothing, KeysConfigured
 from payment_rpc.channels.capabilities import (
     Capabilities,
     Close,
@@ -24,9 +25,7 @@ from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (
     CapturedAttempt,
-    CardDetails,
     Checkout,
-    PaymentToken,
     Remember,
 )
 from payment_rpc.channels.time_left import TimeLeft
@@ -36,7 +35,7 @@ from payment_rpc.channels.wechat.api import BASE_URL, WechatApi
 from payment_rpc.channels.wechat.credentials import Credentials
 from payment_rpc.channels.wechat.signatures import must_be_signed
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
+from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.domain.statement import Statement
@@ -91,7 +90,7 @@ def open_channel(
     )
 
 
-class WechatChannel:
+class WechatChannel(ChargesNothing, HoldsNothing, KeysConfigured):
     """The adapter. It keeps connections open until `aclose`."""
 
     def __init__(
@@ -129,20 +128,6 @@ class WechatChannel:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._api.aclose()
-
-    async def charge(
-        self,
-        *,
-        attempt_id: str,
-        amount: Money,
-        instrument: CardDetails | PaymentToken,
-        expires_at: datetime | None,
-        remember: Remember,
-        timeout_seconds: float,
-        capture: bool = True,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("WeChat Pay charges nothing; the buyer pays")
 
     async def checkout(
         self,
@@ -220,23 +205,6 @@ class WechatChannel:
         except (NotSent, Lost, Unclear) as problem:
             return self._doubt.unknown(attempt_id, problem)
         return await self._query(attempt_id, left)
-
-    async def capture(
-        self,
-        attempt_id: str,
-        *,
-        ref: str,
-        capture_id: str,
-        amount: Money,
-        is_final: bool,
-        timeout_seconds: float,
-    ) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("WeChat Pay holds no money")
-
-    async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
-        """Never: its capabilities say so."""
-        raise ValueError("WeChat Pay holds no money")
 
     async def refund(
         self,
@@ -336,10 +304,6 @@ class WechatChannel:
             content_type="application/json",
             body=b'{"code":"FAIL","message":"not accepted"}',
         )
-
-    async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
-        """Never: its keys are configured."""
-        raise SignatureInvalid
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
         """The packed CSV of a day's trades; no bytes for a day without trades."""
