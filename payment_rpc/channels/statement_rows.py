@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
-from typing import Final
 
 from mesh.money import Money
-from payment_rpc.domain.statement import BadLine, Line, LineType
-
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{0,64}")  # ids come back to the channel in paths
-_ID_MAX: Final = 64
-_SHOWN_MAX: Final = 500
+from payment_rpc.domain.statement import (
+    ID_MAX,
+    SHOWN_MAX,
+    BadLine,
+    Line,
+    LineType,
+    problem_of_ids,
+)
 
 
 def line_of(
@@ -32,14 +33,8 @@ def line_of(
         text: the row, shown when it is bad.
         amount, fee: without a sign; None for one that cannot be read.
     """
-    ids = {"trade_no": trade_no, "attempt_id": attempt_id, "refund_id": refund_id}
-    problem = next(
-        (
-            f"{name}: not up to {_ID_MAX} letters, digits, _ and -"
-            for name, value in ids.items()
-            if not _ID.fullmatch(value)
-        ),
-        "",
+    problem = problem_of_ids(
+        {"trade_no": trade_no, "attempt_id": attempt_id, "refund_id": refund_id}
     )
     is_refund = kind in (LineType.REFUND, LineType.REFUND_REVERSED)
     if not problem and is_refund and not refund_id:
@@ -73,9 +68,9 @@ def bad_line(
     return BadLine(
         line_no=line_no,
         problem=problem,
-        text=text[:_SHOWN_MAX],
-        attempt_id=attempt_id[:_ID_MAX],
-        refund_id=refund_id[:_ID_MAX],
+        text=text[:SHOWN_MAX],
+        attempt_id=attempt_id[:ID_MAX],
+        refund_id=refund_id[:ID_MAX],
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -28,9 +28,9 @@ COLUMNS = (
     "occurred_at",
 )
 BYTES_MAX = 24 * 1024 * 1024  # deflated it fits into a packet of MariaDB
-_ID_MAX = 64
+ID_MAX = 64
+SHOWN_MAX = 500  # of a row that cannot be read
 _ID = re.compile(r"[A-Za-z0-9_-]{0,64}")  # ids come back to the channel in paths
-_SHOWN_MAX = 500
 _SUM_FIELDS = 6  # SUM, type, currency, lines, amount, fee
 _COUNT = re.compile(r"[0-9]{1,9}")
 
@@ -174,6 +174,14 @@ class ChannelDay:
         )
 
 
+def problem_of_ids(ids: Mapping[str, str]) -> str:
+    """The first of some ids of a line that is none of ours or a channel's, by its name; "" when all
+    may be.
+    """
+    strange = next((name for name, value in ids.items() if not _ID.fullmatch(value)), "")
+    return strange and f"{strange}: not up to {ID_MAX} letters, digits, _ and -"
+
+
 def parse_statement(content: bytes) -> Statement:
     """Reads a file, line by line.
 
@@ -247,7 +255,7 @@ def _bad_totals(
 ) -> Iterator[BadTotal]:
     said: set[tuple[str, str]] = set()
     for row in sums:
-        text = ",".join(row)[:_SHOWN_MAX]
+        text = ",".join(row)[:SHOWN_MAX]
         total = _Total.read(row)
         if total is None:
             yield BadTotal(problem="cannot be read", text=text)
@@ -272,7 +280,7 @@ def _bad_totals(
 
 
 def _line(number: int, row: Sequence[str]) -> Line | BadLine:
-    text = ",".join(row)[:_SHOWN_MAX]
+    text = ",".join(row)[:SHOWN_MAX]
     if len(row) != len(COLUMNS):
         return BadLine(
             line_no=number, problem=f"{len(row)} fields instead of {len(COLUMNS)}", text=text
@@ -285,23 +293,18 @@ def _line(number: int, row: Sequence[str]) -> Line | BadLine:
             line_no=number,
             problem=problem,
             text=text,
-            **{name: value[:_ID_MAX] for name, value in ids.items()},
+            **{name: value[:ID_MAX] for name, value in ids.items()},
         )
 
     if field["line_no"] != str(number):
         return bad(f"line_no: expected {number}")
     if field["type"] not in COMPARED:
         return bad(f"type: not one of {', '.join(COMPARED)}")
-    strange = next(
-        (
-            name
-            for name in ("trade_no", "attempt_id", "refund_id")
-            if not _ID.fullmatch(field[name])
-        ),
-        None,
+    strange = problem_of_ids(
+        {name: field[name] for name in ("trade_no", "attempt_id", "refund_id")}
     )
     if strange:
-        return bad(f"{strange}: not up to {_ID_MAX} letters, digits, _ and -")
+        return bad(strange)
     try:
         amount = Money.parse(field["amount"], field["currency"])
         fee = Money.parse(field["fee"], field["currency"], field="fee", allow_zero=True)

@@ -263,7 +263,7 @@ class Callbacks:
                 attempt = await _attempt_named(
                     tx, applied.callback.channel, news.attempt_id, news.ref
                 )
-                changed = await write_dispute(tx, news, attempt, at=self._clock.now())
+                await write_dispute(tx, news, attempt, at=self._clock.now())
                 about = replace(about, payment_id=attempt.payment_id, attempt_id=attempt.attempt_id)
             case Ask():
                 attempt = await _attempt_named(

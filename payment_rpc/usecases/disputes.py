@@ -16,8 +16,8 @@ log = get_logger()
 
 async def write_dispute(
     tx: AsyncConnection, fact: DisputeFact, attempt: Attempt, *, at: datetime
-) -> bool:
-    """Opens a manual review for a state of a dispute. False when it is open already."""
+) -> None:
+    """Opens a manual review, once for each state of a dispute."""
     kind = f"DISPUTE_{fact.status}"
     log.error(
         "attention",
@@ -36,4 +36,3 @@ async def write_dispute(
         f" ({fact.reason or 'no reason given'}){due}",
         at=at,
     )
-    return True
