@@ -127,6 +127,25 @@ async def test_an_import_that_was_cut_books_no_fee_twice(silent: PaymentWorld) -
     assert await fees(silent) == ["FEE"]
 
 
+async def test_a_fee_that_another_process_booked_meanwhile_is_not_booked_again(
+    silent: PaymentWorld,
+) -> None:
+    payment = await silent.charge(await silent.order())
+    imports = silent.app.statement_imports
+    book, given = imports._book_fee, list[Any]()
+
+    async def remembers(tx: Any, unbooked: Any) -> None:
+        given.append(unbooked)
+        await book(tx, unbooked)
+
+    imports._book_fee = remembers  # type: ignore[method-assign]
+    assert await imported(silent) == []
+    for unbooked in list(given):
+        await silent.db.run(book, unbooked)
+    assert await fees(silent) == ["FEE"]
+    assert (await silent.payment(payment.payment_id)).fee == Money(60, "CNY")
+
+
 async def test_a_statement_says_nothing_about_another_channels_capture(
     silent: PaymentWorld,
 ) -> None:
