@@ -18,6 +18,7 @@
 
 Each message is translated in `servicer/`. A payment runs through `payments` (request, order),
 `payment_start` (tx1), `payment_completion` (channel call), `channel_results` (tx2) and
-`order_answers` (the order's disposition, tx3). The workers (`workers.py`) run `polling`, `refunds`,
+`order_answers` (the order's disposition, tx3), a refund through `refunds`, `refund_start` (tx1) and
+`refund_results` (tx2). The workers (`workers.py`) run `polling`, `refunds`,
 `statement_imports`, `mock_callbacks` and `future_rows`.
 """

@@ -73,6 +73,7 @@ from payment_rpc.usecases.payments import Payments
 from payment_rpc.usecases.polling import Polling
 from payment_rpc.usecases.queries import PaymentQueries, WalletQueries
 from payment_rpc.usecases.refund_results import RefundResults
+from payment_rpc.usecases.refund_start import RefundStart
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.statement_imports import StatementImports
 from payment_rpc.workers import IMPORT_WORKER, make_workers, relay_worker
@@ -211,10 +212,11 @@ class PaymentApp:
             limits=limits,
             terms=terms or EnvironmentTerms(return_urls),
         )
+        self.refund_start = RefundStart(db=db, clock=clock, ids=ids, lease=lease)
         self.refunds = Refunds(
             db=db,
             clock=clock,
-            ids=ids,
+            start=self.refund_start,
             cache=cache,
             channels=registry,
             results=self.refund_results,

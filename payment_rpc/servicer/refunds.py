@@ -12,7 +12,8 @@ from mesh.paging import PageTokens
 from mesh.times import timestamp
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.servicer.failure_texts import failure_message
-from payment_rpc.usecases.refunds import CreateRefund, Refunds
+from payment_rpc.usecases.refund_start import CreateRefund
+from payment_rpc.usecases.refunds import Refunds
 
 STATES = {state: refund_pb2.RefundState.Value(f"REFUND_STATE_{state}") for state in RefundState}
 

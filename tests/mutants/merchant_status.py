@@ -34,7 +34,7 @@ MUTANTS = [
         "test_refunds.py::test_a_repetition_in_other_units_is_the_same_refund[sqlite-key]",
         (
             Edit(
-                "payment_rpc/usecases/refunds.py",
+                "payment_rpc/usecases/refund_start.py",
                 "amount=command.amount.spelled_in(payment.amount.currency)",
                 "amount=command.amount",
             ),

@@ -29,6 +29,7 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
 _of = Callable[..., Mutant]
 _order_answers: _of = partial(_mutant, "usecases/order_answers.py")
 _refunds: _of = partial(_mutant, "usecases/refunds.py")
+_refund_start: _of = partial(_mutant, "usecases/refund_start.py")
 _payment_start: _of = partial(_mutant, "usecases/payment_start.py")
 _cancel: _of = partial(_mutant, "usecases/cancel.py")
 _polling: _of = partial(_mutant, "usecases/polling.py")
@@ -161,7 +162,7 @@ _OWNERS = [  # whose money it is
         new="WALLET_ENTRY",
         fails=_reads("test_wallet_entries_are_those_of_one_buyer_in_one_currency"),
     ),
-    _refunds(
+    _refund_start(
         "a shop refunds its own payments only",
         old="if not payments.may_see(payment, caller):",
         new="if False:",
@@ -170,7 +171,7 @@ _OWNERS = [  # whose money it is
 ]
 
 _KEYS = [  # what makes a request happen once
-    _refunds(
+    _refund_start(
         "the key of a refund is its caller's",
         old='idempotency_key_of(caller, "CreateRefund"',
         new='idempotency_key_of(Caller(role=caller.role, subject=""), "CreateRefund"',
@@ -191,13 +192,13 @@ _KEYS = [  # what makes a request happen once
             on="Charge",
         ),
     ),
-    _refunds(
+    _refund_start(
         "a request id stands for a refund of one payment",
         old='("payment_id", earlier.payment_id != payment.payment_id)',
         new='("payment_id", False)',
         fails=_in_refunds("test_a_request_id_of_one_payment_is_refused_for_another"),
     ),
-    _refunds(
+    _refund_start(
         "a request id stands for a refund of one amount",
         old="not command.amount.matches(earlier.amount)",
         new="False",
@@ -268,7 +269,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             on="sqlite-late_money",
         ),
     ),
-    _refunds(
+    _refund_start(
         "a refund that is asked for of refused money is automatic",
         old="automatic=payment.disposition is not None and payment.disposition.is_refusal, at=now,",
         new="at=now,",
@@ -355,7 +356,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_what_is_left_of_refused_money_goes_back_by_itself", on="sqlite-late_money"
         ),
     ),
-    _refunds(
+    _refund_start(
         "a refund takes from whoever holds the money",
         old="refund, held_by=bookings.holder(payment, stands_alone=False, channel=payment.channel)",
         new="refund, held_by=bookings.merchant_payable(payment.merchant_id)",

@@ -17,7 +17,7 @@ from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import callbacks
 from payment_rpc.tables import CHANNEL_CALLBACK, REFUND
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.payment_steps import RefundLine, callback, deliver, waiting

@@ -21,7 +21,7 @@ from mesh.money import RequestedAmount
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, REFUND
 from payment_rpc.usecases.future_rows import FutureRows
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import LEASE_SECONDS, PaymentWorld, payment_world
 from tests.support.fakes import FakeClock
 

@@ -22,7 +22,7 @@ from payment_rpc.domain.errors import RefundFailed
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, PAYMENT, REFUND
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from sandbox.misbehaviour import PAYMENTS, REFUNDS
 from tests.builders.payment import VISA, PaymentWorld, payment_world
 from tests.support.sandbox_server import API_KEY

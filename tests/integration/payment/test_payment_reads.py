@@ -33,7 +33,7 @@ from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.queries import ListPayments
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, buyer, merchant
 from tests.builders.payment import DECLINED, PRICE, PaymentWorld, a_payment, payment_world
 from tests.support.fakes import FakeClock

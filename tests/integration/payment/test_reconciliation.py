@@ -32,7 +32,7 @@ from payment_rpc.servicer.reconciliation import ReconciliationServicer
 from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import LEDGER_TRANSACTION, REFUND, STATEMENT_DIFFERENCE, STATEMENT_IMPORT
 from payment_rpc.usecases.differences import ResolveDifference
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from payment_rpc.usecases.statement_imports import StatementImports
 from tests.builders.order import ADMIN
 from tests.builders.payment import PaymentWorld, UnreliableChannel

@@ -22,7 +22,7 @@ from payment_rpc.store import own_records
 from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import ATTEMPT, REFUND, STATEMENT_IMPORT
 from payment_rpc.usecases.differences import ResolveDifference
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import ADMIN, merchant
 from tests.builders.payment import PaymentWorld
 from tests.builders.statements import DAY

@@ -17,7 +17,7 @@ from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.servicer.refunds import RefundServicer, refund_message
 from payment_rpc.store import wallets
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, buyer, merchant
 from tests.builders.payment import PaymentWorld
 

@@ -35,7 +35,7 @@ from payment_rpc.domain.refund import REFUNDS_MAX, Refund, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, MANUAL_REVIEW, PAYMENT, REFUND
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import PAYMENT_RPC, buyer
 from tests.builders.payment import (
     LEASE_SECONDS,
@@ -535,7 +535,7 @@ async def test_a_payment_takes_so_many_refunds_and_refuses_one_more_by_name(
     world: PaymentWorld, line: RefundLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert REFUNDS_MAX == 100
-    monkeypatch.setattr("payment_rpc.usecases.refunds.REFUNDS_MAX", 10)
+    monkeypatch.setattr("payment_rpc.usecases.refund_start.REFUNDS_MAX", 10)
     payment = await paid(world)
     for _ in range(10):
         await refund(world, payment, "0.01")
@@ -559,7 +559,7 @@ async def test_a_payment_with_hundreds_of_refunds_of_before_still_tells_its_orde
     world: PaymentWorld, line: RefundLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a time without a limit: no message grows with the number of refunds."""
-    monkeypatch.setattr("payment_rpc.usecases.refunds.REFUNDS_MAX", 1000)
+    monkeypatch.setattr("payment_rpc.usecases.refund_start.REFUNDS_MAX", 1000)
     payment = await paid(world)
     for _ in range(202):
         await refund(world, payment, "0.01")
@@ -687,7 +687,7 @@ async def test_a_request_id_belongs_to_its_shop(world: PaymentWorld, line: Refun
 async def test_refunds_that_we_make_ourselves_leave_a_shop_its_own(
     world: PaymentWorld, line: RefundLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("payment_rpc.usecases.refunds.REFUNDS_MAX", 1)
+    monkeypatch.setattr("payment_rpc.usecases.refund_start.REFUNDS_MAX", 1)
     payment = await paid(world)
     await world.db.run(
         attempts.insert_attempt, an_attempt(attempt_id="ATT9", payment_id=payment.payment_id)

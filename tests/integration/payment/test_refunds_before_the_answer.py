@@ -18,7 +18,7 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.store import payments, refunds
 from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION
 from payment_rpc.usecases.channel_results import Applied
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld
 from tests.builders.payment_steps import RefundLine, capture, declined, relay

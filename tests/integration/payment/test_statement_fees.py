@@ -17,7 +17,7 @@ from mesh.money import Money, RequestedAmount
 from payment_rpc.channels.capabilities import FeeKnown
 from payment_rpc.domain.refund import Refund
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.payment_steps import DAY_SECONDS, TODAY
 

@@ -38,7 +38,7 @@ from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
 from payment_rpc.usecases.mock_callbacks import Hint
 from payment_rpc.usecases.payments import TOP_UP_LIFE
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import ADMIN, buyer
 from tests.builders.payment import DECLINED, LEASE_SECONDS, PRICE, PaymentWorld
 from tests.builders.payment_steps import RefundLine, spend, top_up

@@ -23,7 +23,7 @@ from order_rpc.tables import ORDERS, STATISTIC_ENTRY
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, REFUND, STATEMENT_IMPORT
 from payment_rpc.usecases.future_rows import FutureRows
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import PAYMENT_WINDOW, OrderApp
 from tests.builders.payment import LEASE_SECONDS, PaymentWorld
 from tests.builders.payment_steps import DAY_SECONDS, TODAY, crashed

@@ -18,7 +18,7 @@ from order_rpc.tables import STATISTIC_ENTRY
 from order_rpc.usecases.catalog import ListProducts
 from payment_rpc.store import wallets
 from payment_rpc.usecases.queries import ListPayments
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.redis.keys import keys_of
 from tests.builders.order import ADMIN, OrderApp

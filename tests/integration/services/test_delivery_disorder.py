@@ -29,7 +29,7 @@ from order_rpc.domain.order import Order, OrderState
 from payment_rpc import tables as payment_tables
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.domain.payment import Disposition
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.audit import audited, nobody_listens
 from tests.builders.order import merchant
 from tests.builders.order_payment import JoinedWorld, joined_world

@@ -24,7 +24,7 @@ from mesh.auth import Role
 from mesh.call import Caller
 from mesh.money import Money, RequestedAmount
 from mesh.redis_client import open_redis
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from paymesh_cli import grants
 from seckill_rpc.redis.connection import require_safe
 from tests.builders.merchant import as_member, merchant_world

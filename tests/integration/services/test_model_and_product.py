@@ -37,7 +37,7 @@ from payment_rpc.tables import MANUAL_REVIEW, ORDER_GATE
 from payment_rpc.usecases.cancel import close_answer
 from payment_rpc.usecases.messages import order_message
 from payment_rpc.usecases.payment_start import NewPayment
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import PAYMENT_RPC, merchant
 from tests.builders.payment import PaymentWorld, a_payment, an_attempt, payment_world
 from tests.protocol_model import refunds as model_refunds
@@ -336,7 +336,7 @@ class Product:
 
     async def _ask_refund(self, tx: AsyncConnection, done: Done, p: int, name: str) -> bool:
         try:
-            await self.shop.app.refunds._reserve(
+            await self.shop.app.refund_start._reserve(
                 tx,
                 CreateRefund(
                     payment_id=f"PAY{p}",

@@ -20,7 +20,7 @@ from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.refund import RefundState, RefundStatus
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import PAYMENT
-from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.order import PAYMENT_WINDOW, buyer, merchant
 from tests.builders.order_payment import JoinedWorld, joined_world
 
