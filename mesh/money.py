@@ -389,6 +389,20 @@ def amount_sent(
     return Money(minor, currency)
 
 
+def required_amount(
+    text: str, minor: int | None, currency: str, *, field: str, allow_zero: bool = False
+) -> Money:
+    """As `amount_sent`, of a request that has to name an amount.
+
+    Raises:
+        InvalidArgument: besides, neither is given.
+    """
+    amount = amount_sent(text, minor, currency, field=field, allow_zero=allow_zero)
+    if amount is None:
+        raise InvalidArgument.of(field, "is required")
+    return amount
+
+
 def _require_one_of(text: str, minor: int | None, *, field: str) -> None:
     if text and minor is not None:
         problem = "only one of major and minor units may be given"

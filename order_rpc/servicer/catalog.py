@@ -8,7 +8,7 @@ from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc
 
 from mesh.call import Role, current_caller, current_idempotency_key
 from mesh.fingerprints import fingerprint
-from mesh.money import DEFAULT_CURRENCY, Money, RequestedAmount
+from mesh.money import DEFAULT_CURRENCY, RequestedAmount, required_amount
 from mesh.policies import DEFAULT_MERCHANT
 from order_rpc.servicer.messages import (
     movement_message,
@@ -31,8 +31,12 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         self, request: catalog_pb2.CreateProductRequest, context: Any
     ) -> catalog_pb2.CreateProductResponse:
         """Adds a product."""
-        price = Money.parse(
-            request.price, request.currency or DEFAULT_CURRENCY, field="price", allow_zero=True
+        price = required_amount(
+            request.price,
+            request.price_minor if request.HasField("price_minor") else None,
+            request.currency or DEFAULT_CURRENCY,
+            field="price",
+            allow_zero=True,
         )
         product = await self._catalog.create_product(
             CreateProduct(
@@ -58,7 +62,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
                 merchant_id=request.merchant_id,
                 sku_id=request.sku_id,
                 name=request.name if request.HasField("name") else None,
-                price=RequestedAmount(request.price) if request.HasField("price") else None,
+                price=_new_price(request),
                 on_sale=request.on_sale if request.HasField("on_sale") else None,
             ),
             current_caller(),
@@ -150,6 +154,13 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
             movements=[movement_message(movement) for movement in movements],
             next_page_token=next_page_token,
         )
+
+
+def _new_price(request: catalog_pb2.UpdateProductRequest) -> RequestedAmount | None:
+    minor = request.price_minor if request.HasField("price_minor") else None
+    if minor is None and not request.HasField("price"):
+        return None
+    return RequestedAmount.sent(request.price, minor, field="price")
 
 
 def _reader(merchant_id: str) -> tuple[str, bool]:

@@ -9,7 +9,7 @@ from paymesh.order.v1 import order_pb2
 
 from mesh.call import Caller, Role, current_idempotency_key
 from mesh.errors import InvalidArgument, PermissionDenied
-from mesh.money import Money, RequestedAmount, amount_sent, currency_exponent
+from mesh.money import Money, RequestedAmount, amount_sent, currency_exponent, required_amount
 from mesh.times import moment_of
 from order_rpc.domain.external_order import ExternalDetails, ExternalLine
 from order_rpc.servicer.messages import address_of, order_fingerprint
@@ -146,15 +146,13 @@ def _details(
 
 def _line(item: order_pb2.NewOrderItem, position: int, currency: str) -> ExternalLine:
     field = f"items[{position}].unit_price"
-    price = amount_sent(
+    price = required_amount(
         item.unit_price,
         _optional(item, "unit_price_minor"),
         currency,
         field=field,
         allow_zero=True,
     )
-    if price is None:
-        raise InvalidArgument.of(field, "is required")
     return ExternalLine(
         sku_id=item.sku_id, name=item.product_name, unit_price=price, quantity=item.quantity
     )

@@ -231,10 +231,10 @@ def order_fingerprint(request: order_pb2.CreateOrderRequest) -> dict[str, str]:
 
 
 def refund_fingerprint(request: order_pb2.RefundOrderRequest) -> dict[str, str]:
-    """The meaning of the request: "9.9" and "9.90" are one amount."""
-    return fingerprint(request) | (
-        {"amount": RequestedAmount(request.amount).canonical} if request.amount else {}
-    )
+    """The meaning of the request without its amount, which has a meaning only in the currency of
+    the order.
+    """
+    return {name: value for name, value in fingerprint(request).items() if name != "amount"}
 
 
 def product_fingerprint(request: catalog_pb2.CreateProductRequest, price: Money) -> dict[str, str]:

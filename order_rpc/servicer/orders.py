@@ -170,7 +170,10 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
                 lines=messages.refund_lines(request),
-                amount=RequestedAmount(request.amount),
+                amount=RequestedAmount.sent(
+                    request.amount,
+                    request.amount_minor if request.HasField("amount_minor") else None,
+                ),
                 reason=request.reason,
                 idempotency_key=current_idempotency_key(),
                 fingerprint=messages.refund_fingerprint(request),

@@ -195,8 +195,10 @@ class Catalog:
             product = await catalog.get_product(
                 tx, merchant_id=command.merchant_id, sku_id=command.sku_id
             )
-            changes["price_minor"] = command.price.in_currency(
-                product.price.currency, field="price", allow_zero=True
+            currency = product.price.currency
+            price = command.price.spelled_in(currency)
+            changes["price_minor"] = price.in_currency(
+                currency, field="price", allow_zero=True
             ).minor
         await catalog.touch_product(
             tx,

@@ -56,7 +56,7 @@ class RefundOrder:
     amount: RequestedAmount
     reason: str
     idempotency_key: str
-    fingerprint: Mapping[str, str]
+    fingerprint: Mapping[str, str]  # of everything but the amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,19 +194,22 @@ class Refunds:
         )
         # Under the lock: the call before this one has committed its record, and may have refunded
         # everything that was left.
-        record = (
-            await idempotency.find(tx, key, fingerprint=command.fingerprint) if key.key else None
-        )
+        amount = command.amount.spelled_in(order.amount.currency)
+        fingerprint = dict(command.fingerprint)
+        if amount.text:  # "9.9", "9.90" and 990 minor units are one amount
+            fingerprint["amount"] = amount.canonical
+        record = await idempotency.find(tx, key, fingerprint=fingerprint) if key.key else None
         known = await refunds.refunds_of(tx, order)
         if record is not None:
             return refunds.find(known, record.resource_id), None, True
+        command = replace(command, amount=amount)
         refund = self._new_refund(command, order, known, is_buyer=caller.role is Role.USER, at=now)
         await refunds.insert_refund(tx, refund)
         if key.key:
             await idempotency.claim(
                 tx,
                 key,
-                fingerprint=command.fingerprint,
+                fingerprint=fingerprint,
                 resource_id=refund.request_id,
                 now=now,
                 answer="",

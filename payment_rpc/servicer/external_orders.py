@@ -9,7 +9,7 @@ from paymesh.payment.v1 import payment_pb2
 from mesh.call import Caller, Role, current_idempotency_key
 from mesh.customers import customer_email, is_order_id
 from mesh.errors import InvalidArgument, PermissionDenied
-from mesh.money import RequestedAmount, amount_sent
+from mesh.money import RequestedAmount, required_amount
 from mesh.times import moment_of
 from payment_rpc.domain.order import NewExternalOrder
 from payment_rpc.usecases.payments import CreatePayment
@@ -76,14 +76,12 @@ def payment_of_merchant(
         raise InvalidArgument.of(name, "only a buyer may send it")
     if not request.currency:
         raise InvalidArgument.of("currency", "is required")
-    amount = amount_sent(
+    amount = required_amount(
         request.amount,
         request.amount_minor if request.HasField("amount_minor") else None,
         request.currency,
         field="amount",
     )
-    if amount is None:
-        raise InvalidArgument.of("amount", "is required")
     new_order = None
     if is_order_id(request.order_id):
         for name in _sent(request, _OF_THE_ORDER):

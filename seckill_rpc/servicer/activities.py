@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from mesh.call import current_caller, current_idempotency_key
 from mesh.errors import InvalidArgument
-from mesh.money import DEFAULT_CURRENCY, Money
+from mesh.money import DEFAULT_CURRENCY, required_amount
 from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.servicer.messages import (
     MODES_OF_MESSAGES,
@@ -41,8 +41,12 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
         self, request: activity_pb2.CreateActivityRequest, context: Any
     ) -> activity_pb2.CreateActivityResponse:
         """Plans an activity."""
-        price = Money.parse(
-            request.price, request.currency or DEFAULT_CURRENCY, field="price", allow_zero=True
+        price = required_amount(
+            request.price,
+            request.price_minor if request.HasField("price_minor") else None,
+            request.currency or DEFAULT_CURRENCY,
+            field="price",
+            allow_zero=True,
         )
         ends_at = moment(request, "ends_at")
         if ends_at is None:

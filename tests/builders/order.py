@@ -455,7 +455,7 @@ class OrderApp:
             reason=reason,
             idempotency_key=key,
             lines=tuple(RefundLine(sku_id=sku_id, quantity=quantity) for sku_id, quantity in lines),
-            fingerprint={"amount": amount, "items": str(lines)},
+            fingerprint={"items": str(lines)},
         )
         return await self.real.refunds.refund(
             command, caller or buyer(order.user_id, order.merchant_id)

@@ -641,6 +641,39 @@ async def test_a_refund_is_asked_for_approved_and_listed(
     assert (await people["buyer"].GetOrder(order_id=order.order_id)).order.refunded_amount == "9.90"
 
 
+async def test_a_refund_in_minor_units_is_the_same_refund_in_major_ones(
+    server: RunningOrderRpc, people: dict[str, Client]
+) -> None:
+    await server.app.product("mug", "9.90", available=5)
+    order = await paid(server, people)
+    keyed = {"order_id": order.order_id, "key": "R1"}
+    first = (await people["buyer"].RefundOrder(amount_minor=150, **keyed)).refund
+    assert (first.amount, first.currency) == ("1.50", "CNY")
+    again = (await people["buyer"].RefundOrder(amount="1.5", **keyed)).refund
+    assert again.request_id == first.request_id
+    other = await refusal(people["buyer"].RefundOrder(amount_minor=151, **keyed))
+    assert (other.reason, list(other.fields)) == ("IDEMPOTENCY_KEY_REUSED", ["amount"])
+
+
+async def test_a_price_is_named_in_one_kind_of_units(
+    server: RunningOrderRpc, people: dict[str, Client]
+) -> None:
+    shop, mug = people["merchant"], {"sku_id": "mug", "name": "A mug", "available": 5}
+    made = (await shop.CreateProduct(**mug, price_minor=990)).product
+    assert (await shop.CreateProduct(**mug, price="9.9")).product == made
+    changed = await shop.UpdateProduct(sku_id="mug", price_minor=1200)
+    free = await shop.UpdateProduct(sku_id="mug", price_minor=0)
+    assert [made.price, changed.product.price, free.product.price] == ["9.90", "12.00", "0.00"]
+    both = ["price", "price_minor"]
+    for call, fields in (
+        (shop.CreateProduct(sku_id="cup", name="A cup"), ["price"]),
+        (shop.CreateProduct(sku_id="cup", name="A cup", price="1", price_minor=100), both),
+        (shop.UpdateProduct(sku_id="mug", price="1", price_minor=100), both),
+    ):
+        refused = await refusal(call)
+        assert (refused.reason, sorted(refused.fields)) == ("INVALID_ARGUMENT", fields)
+
+
 async def test_a_shop_keeps_its_shelf_and_its_figures(
     server: RunningOrderRpc, people: dict[str, Client]
 ) -> None:
@@ -752,6 +785,7 @@ BAD_CALLS: list[Any] = [
     ("buyer", "CreateOrder", {"items": [item()], "client_request_id": "a b"}, "client_request_id"),
     ("buyer", "SetShippingAddress", {"order_id": "ORD1"}, "address"),
     ("buyer", "RefundOrder", {"order_id": "ORD1", "amount": "-1"}, "amount"),
+    ("buyer", "RefundOrder", {"order_id": "ORD1", "amount_minor": 0}, "amount_minor"),
     (
         "buyer",
         "RefundOrder",
@@ -796,12 +830,14 @@ async def test_bad_calls_are_refused_with_their_field(
             method,
             fields,
         )
-    both = await refusal(
-        people["buyer"].RefundOrder(
-            order_id="ORD1", amount="1", items=[order_pb2.RefundItem(sku_id="mug", quantity=1)]
-        )
-    )
-    assert both.reason == "INVALID_ARGUMENT"
+    items = [order_pb2.RefundItem(sku_id="mug", quantity=1)]
+    for sent in (
+        {"amount": "1", "items": items},
+        {"amount_minor": 100, "items": items},
+        {"amount": "1", "amount_minor": 100},
+    ):
+        both = await refusal(people["buyer"].RefundOrder(order_id="ORD1", **sent))
+        assert both.reason == "INVALID_ARGUMENT", sent
 
 
 NOT_YOUR_ORDER: list[Any] = [

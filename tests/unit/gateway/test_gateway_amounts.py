@@ -5,15 +5,20 @@ merchant has decided so. The tables of major and minor units are written out by 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from paymesh.options.v1 import options_pb2
 
 from gateway.codec import Decoders, FieldError, read_json
 from gateway.codec.amounts import BareInteger
+from gateway.codec.dialect import field_policy, map_entry
 from gateway.schema import SchemaInvalid, load_schema, message_class
+from mesh.bounds import rules_of
+from mesh.call import Role
 from mesh.languages import Language
 from mesh.problem_texts import problem_text
 
@@ -214,3 +219,23 @@ def test_a_field_of_minor_units_that_is_none_is_found_at_start(name: str) -> Non
     field.options.Extensions[options_pb2.field].minor_units_field = name
     with pytest.raises(SchemaInvalid, match="minor_units_field joins"):
         load_schema(files.SerializeToString())
+
+
+def amounts_of(message: Descriptor) -> Iterator[FieldDescriptor]:
+    """The amounts in major units that JSON may also write as a number."""
+    for field in message.fields:
+        if field.message_type is not None and map_entry(field) is None:
+            yield from amounts_of(field.message_type)
+        elif field_policy(field).number_ok and "\\.[0-9]" in str(rules_of(field)):
+            yield field
+
+
+def test_every_amount_that_a_merchant_writes_may_be_in_minor_units() -> None:
+    amounts = {
+        f"{method.descriptor.name}.{amount.name}": field_policy(amount).minor_units_field
+        for method in SCHEMA.methods
+        if Role.MERCHANT in method.policy.roles
+        for amount in amounts_of(method.descriptor.input_type)
+    }
+    assert {"RefundOrder.amount", "CreateOrder.unit_price", "CreateActivity.price"} <= set(amounts)
+    assert [name for name, minor_field in amounts.items() if not minor_field] == []

@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from mesh.money import DEFAULT_CURRENCY, Money, RequestedAmount, currency_exponent
+from mesh.money import (
+    DEFAULT_CURRENCY,
+    Money,
+    RequestedAmount,
+    currency_exponent,
+    required_amount,
+)
 
 EXPONENTS = {
     "CNY": 2,
@@ -294,3 +300,13 @@ def test_minor_units_become_text_when_their_currency_is_known(
 def test_an_amount_of_yen_has_no_decimals() -> None:
     with pytest.raises(InvalidArgument):
         RequestedAmount.sent("100.5", None).in_currency("JPY")
+
+
+def test_an_amount_that_has_to_be_named_is_named_once() -> None:
+    sent: list[tuple[str, int | None]] = [("9.9", None), ("", 990)]
+    assert {required_amount(*each, "CNY", field="price") for each in sent} == {Money(990, "CNY")}
+    missing: list[tuple[str, int | None]] = [("", None), ("", 0), ("0", None)]
+    for each in missing:
+        with pytest.raises(InvalidArgument):
+            required_amount(*each, "CNY", field="price")
+    assert required_amount("", 0, "CNY", field="price", allow_zero=True) == Money.zero("CNY")

@@ -227,12 +227,13 @@ class CreateProductRequest(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     ON_SALE_FIELD_NUMBER: _builtins.int
+    PRICE_MINOR_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The shop's own id of the thing."""
     name: _builtins.str
     """1 to 200 characters."""
     price: _builtins.str
-    """Price of one unit; "0" is allowed."""
+    """Price of one unit; "0" is allowed. Exactly one of this and price_minor."""
     currency: _builtins.str
     """ISO 4217; empty means CNY."""
     available: _builtins.int
@@ -241,6 +242,8 @@ class CreateProductRequest(_message.Message):
     """The tenant; filled from a merchant's token when empty."""
     on_sale: _builtins.bool
     """Whether it may be ordered; absent means yes."""
+    price_minor: _builtins.int
+    """Price of one unit in minor units (cents), instead of `price`. For an idempotency key it is the same price."""
     def __init__(
         self,
         *,
@@ -251,14 +254,20 @@ class CreateProductRequest(_message.Message):
         available: _builtins.int = ...,
         merchant_id: _builtins.str = ...,
         on_sale: _builtins.bool | None = ...,
+        price_minor: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale", "on_sale", b"on_sale"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale", "_price_minor", b"_price_minor", "on_sale", b"on_sale", "price_minor", b"price_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale", "available", b"available", "currency", b"currency", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "sku_id", b"sku_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale", "_price_minor", b"_price_minor", "available", b"available", "currency", b"currency", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "price_minor", b"price_minor", "sku_id", b"sku_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__on_sale: _TypeAlias = _typing.Literal["on_sale"]  # noqa: Y015
     _WhichOneofArgType__on_sale: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale"]  # noqa: Y015
+    _WhichOneofReturnType__price_minor: _TypeAlias = _typing.Literal["price_minor"]  # noqa: Y015
+    _WhichOneofArgType__price_minor: _TypeAlias = _typing.Literal["_price_minor", b"_price_minor"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_sale) -> _WhichOneofReturnType__on_sale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_minor) -> _WhichOneofReturnType__price_minor | None: ...
 
 Global___CreateProductRequest: _TypeAlias = CreateProductRequest  # noqa: Y015
 
@@ -459,6 +468,7 @@ class UpdateProductRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     ON_SALE_FIELD_NUMBER: _builtins.int
+    PRICE_MINOR_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The product."""
     merchant_id: _builtins.str
@@ -466,9 +476,11 @@ class UpdateProductRequest(_message.Message):
     name: _builtins.str
     """1 to 200 characters."""
     price: _builtins.str
-    """Price of one unit in the product's currency; "0" is allowed."""
+    """Price of one unit in the product's currency; "0" is allowed. At most one of this and price_minor."""
     on_sale: _builtins.bool
     """Whether it may be ordered."""
+    price_minor: _builtins.int
+    """Price of one unit in minor units (cents) of the product's currency, instead of `price`."""
     def __init__(
         self,
         *,
@@ -477,10 +489,11 @@ class UpdateProductRequest(_message.Message):
         name: _builtins.str | None = ...,
         price: _builtins.str | None = ...,
         on_sale: _builtins.bool | None = ...,
+        price_minor: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_on_sale", b"_on_sale", "_price", b"_price", "name", b"name", "on_sale", b"on_sale", "price", b"price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_on_sale", b"_on_sale", "_price", b"_price", "_price_minor", b"_price_minor", "name", b"name", "on_sale", b"on_sale", "price", b"price", "price_minor", b"price_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_on_sale", b"_on_sale", "_price", b"_price", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "sku_id", b"sku_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_on_sale", b"_on_sale", "_price", b"_price", "_price_minor", b"_price_minor", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "price_minor", b"price_minor", "sku_id", b"sku_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
@@ -488,12 +501,16 @@ class UpdateProductRequest(_message.Message):
     _WhichOneofArgType__on_sale: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale"]  # noqa: Y015
     _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
     _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
+    _WhichOneofReturnType__price_minor: _TypeAlias = _typing.Literal["price_minor"]  # noqa: Y015
+    _WhichOneofArgType__price_minor: _TypeAlias = _typing.Literal["_price_minor", b"_price_minor"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_sale) -> _WhichOneofReturnType__on_sale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_minor) -> _WhichOneofReturnType__price_minor | None: ...
 
 Global___UpdateProductRequest: _TypeAlias = UpdateProductRequest  # noqa: Y015
 

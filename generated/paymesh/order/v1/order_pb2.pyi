@@ -1343,14 +1343,17 @@ class RefundOrderRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
     amount: _builtins.str
-    """Money without goods."""
+    """Money without goods. At most one of this and amount_minor."""
     reason: _builtins.str
     """Why, for people."""
+    amount_minor: _builtins.int
+    """Money without goods in minor units (cents) of the order's currency, instead of `amount`. For an idempotency key it is the same amount."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundItem]:
         """Units that go back; their price goes back too."""
@@ -1363,12 +1366,15 @@ class RefundOrderRequest(_message.Message):
         items: _abc.Iterable[Global___RefundItem] | None = ...,
         amount: _builtins.str = ...,
         reason: _builtins.str = ...,
+        amount_minor: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount_minor", b"amount_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "items", b"items", "merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount", b"amount", "amount_minor", b"amount_minor", "items", b"items", "merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__amount_minor: _TypeAlias = _typing.Literal["amount_minor"]  # noqa: Y015
+    _WhichOneofArgType__amount_minor: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
 
 Global___RefundOrderRequest: _TypeAlias = RefundOrderRequest  # noqa: Y015
 

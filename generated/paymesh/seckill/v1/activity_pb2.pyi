@@ -265,12 +265,13 @@ class CreateActivityRequest(_message.Message):
     STARTS_AT_FIELD_NUMBER: _builtins.int
     ENDS_AT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    PRICE_MINOR_FIELD_NUMBER: _builtins.int
     merchant_id: _builtins.str
     """The tenant; empty means the token's."""
     sku_id: _builtins.str
     """The product; it has to exist when the activity is published."""
     price: _builtins.str
-    """Price of one unit in major units; "0" is allowed."""
+    """Price of one unit in major units; "0" is allowed. Exactly one of this and price_minor."""
     currency: _builtins.str
     """ISO 4217; empty means CNY. Has to be the product's."""
     total: _builtins.int
@@ -279,6 +280,8 @@ class CreateActivityRequest(_message.Message):
     """Units that one buyer may hold; 0 means 1."""
     mode: Global___AdmissionMode.ValueType
     """Who gets the units."""
+    price_minor: _builtins.int
+    """Price of one unit in minor units (cents), instead of `price`. For an idempotency key it is the same price."""
     @_builtins.property
     def starts_at(self) -> _timestamp_pb2.Timestamp:
         """When buyers are admitted for the first time; absent means as soon as it is published."""
@@ -299,12 +302,15 @@ class CreateActivityRequest(_message.Message):
         starts_at: _timestamp_pb2.Timestamp | None = ...,
         ends_at: _timestamp_pb2.Timestamp | None = ...,
         mode: Global___AdmissionMode.ValueType = ...,
+        price_minor: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "starts_at", b"starts_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_price_minor", b"_price_minor", "ends_at", b"ends_at", "price_minor", b"price_minor", "starts_at", b"starts_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency", b"currency", "ends_at", b"ends_at", "limit_per_user", b"limit_per_user", "merchant_id", b"merchant_id", "mode", b"mode", "price", b"price", "sku_id", b"sku_id", "starts_at", b"starts_at", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_price_minor", b"_price_minor", "currency", b"currency", "ends_at", b"ends_at", "limit_per_user", b"limit_per_user", "merchant_id", b"merchant_id", "mode", b"mode", "price", b"price", "price_minor", b"price_minor", "sku_id", b"sku_id", "starts_at", b"starts_at", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__price_minor: _TypeAlias = _typing.Literal["price_minor"]  # noqa: Y015
+    _WhichOneofArgType__price_minor: _TypeAlias = _typing.Literal["_price_minor", b"_price_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price_minor) -> _WhichOneofReturnType__price_minor | None: ...
 
 Global___CreateActivityRequest: _TypeAlias = CreateActivityRequest  # noqa: Y015
 
