@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from merchant_rpc.domain.login_delay import Attempts, no_attempts
 from merchant_rpc.tables import LOGIN_FAILURE
 from mesh.db import expect_one, insert_if_absent
+from mesh.purge import delete_ended
 
-PURGE_BATCH = 500
 _F = LOGIN_FAILURE.c
 
 
@@ -62,21 +62,5 @@ async def forget(tx: AsyncConnection, subjects: Iterable[str]) -> None:
 
 
 async def purge(tx: AsyncConnection, *, before: datetime) -> int:
-    """Deletes up to PURGE_BATCH subjects whose last attempt was before a moment; returns how
-    many.
-    """
-    old = (
-        (
-            await tx.execute(
-                select(_F.subject)
-                .where(_F.updated_at < before)
-                .order_by(_F.updated_at)
-                .limit(PURGE_BATCH)
-            )
-        )
-        .scalars()
-        .all()
-    )
-    if old:
-        await tx.execute(delete(LOGIN_FAILURE).where(_F.subject.in_(old), _F.updated_at < before))
-    return len(old)
+    """Deletes some subjects whose last attempt was before a moment; returns how many."""
+    return await delete_ended(tx, _F.subject, _F.updated_at, before=before)

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from merchant_rpc.domain.one_time_link import LinkKind
 from merchant_rpc.tables import ONE_TIME_LINK
 from mesh.db import expect_one
+from mesh.purge import delete_ended
 
-PURGE_BATCH = 500
 _L = ONE_TIME_LINK.c
 
 
@@ -115,19 +115,5 @@ async def count_below(
 
 
 async def purge(tx: AsyncConnection, *, before: datetime) -> int:
-    """Deletes up to PURGE_BATCH links that ended before a moment; returns how many."""
-    over = (
-        (
-            await tx.execute(
-                select(_L.token_digest)
-                .where(_L.expires_at < before)
-                .order_by(_L.expires_at)
-                .limit(PURGE_BATCH)
-            )
-        )
-        .scalars()
-        .all()
-    )
-    if over:
-        await tx.execute(delete(ONE_TIME_LINK).where(_L.token_digest.in_(over)))
-    return len(over)
+    """Deletes some links that ended before a moment; returns how many."""
+    return await delete_ended(tx, _L.token_digest, _L.expires_at, before=before)

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from merchant_rpc.domain.session import LISTED_MAX, Session
 from merchant_rpc.tables import SESSION
 from mesh.db import expect_one
+from mesh.purge import delete_ended
 
-PURGE_BATCH = 500
 ADDRESSES_READ_MAX = 200
 _S = SESSION.c
 
@@ -99,22 +99,8 @@ async def revoke_all(tx: AsyncConnection, *, member_id: str, now: datetime) -> i
 
 
 async def purge(tx: AsyncConnection, *, before: datetime) -> int:
-    """Deletes up to PURGE_BATCH sessions that ended before a moment; returns how many."""
-    old = (
-        (
-            await tx.execute(
-                select(_S.session_id)
-                .where(_S.expires_at < before)
-                .order_by(_S.expires_at)
-                .limit(PURGE_BATCH)
-            )
-        )
-        .scalars()
-        .all()
-    )
-    if old:
-        await tx.execute(delete(SESSION).where(_S.session_id.in_(old)))
-    return len(old)
+    """Deletes some sessions that ended before a moment; returns how many."""
+    return await delete_ended(tx, _S.session_id, _S.expires_at, before=before)
 
 
 def _session(row: Any) -> Session:
