@@ -160,8 +160,12 @@ class ApiKeys:
     async def rotate(self, request: RotateApiKey, caller: Caller) -> tuple[ApiKey, str]:
         """A key with the rights of another one, which ends after `overlap`, at once without.
 
+        When the answer is lost, so is the new key. Whoever has another credential rotates the key
+        that `list` shows; a key that rotates itself has none, so it has to live on for a while.
+
         Raises:
-            ApiKeyNotFound: the merchant has no such key that lives. Besides, as `create`.
+            ApiKeyNotFound: the merchant has no such key that lives. InvalidArgument: a key would
+                end itself. Besides, as `create`.
         """
         made = await self._db.run(self._rotate, request, caller)
         failpoint("merchant.key_rotate.after_commit")
@@ -206,6 +210,8 @@ class ApiKeys:
         if not old.lives_at(now):
             raise ApiKeyNotFound
         _check_held(old.scopes, caller)
+        if not request.overlap and caller.subject == old.subject:
+            raise InvalidArgument.of("overlap_minutes", "a key that rotates itself needs some")
         if request.overlap:
             ends = now + request.overlap
             ended = replace(

@@ -50,6 +50,12 @@ def _stored(sentence: str, *, old: str, new: str, fails: str) -> Mutant:
 
 
 MUTANTS = [
+    _keys(
+        "a key that rotates itself keeps one",
+        old="if not request.overlap and caller.subject == old.subject:",
+        new="if False:",
+        fails="test_a_key_that_rotates_itself_lives_on_so_a_lost_answer_costs_nothing[sqlite]",
+    ),
     _mutant(
         "mesh/api_key_format.py",
         "the checksum of a key is right",

@@ -274,6 +274,38 @@ async def test_a_rotated_key_lives_on_for_the_overlap(world: KeyWorld) -> None:
     assert (ended.revoked_at, ended.expires_at) == (None, EPOCH + timedelta(hours=1))
 
 
+async def test_who_never_saw_the_new_key_rotates_it_and_has_one_again(world: KeyWorld) -> None:
+    old = await world.create()
+    world.clock.advance(1)
+    lost = await world.rotate(old)  # the answer never came
+    with pytest.raises(ApiKeyNotFound):
+        await world.rotate(old)  # so the same call again ends nobody's key
+    [unknown] = [key for key in await world.keys_of() if key.revoked_at is None]
+    assert unknown.key_id == lost.key_id
+    world.clock.advance(1)
+    found = await world.rotate(unknown)
+    assert (await world.exchange(found)).key.key_id == found.key_id
+    assert [key.key_id for key in await world.keys_of() if key.revoked_at is None] == [found.key_id]
+
+
+async def test_a_key_that_rotates_itself_lives_on_so_a_lost_answer_costs_nothing(
+    world: KeyWorld,
+) -> None:
+    old = await world.create()
+    itself = member(subject=old.subject)
+    with pytest.raises(InvalidArgument) as refused:
+        await world.rotate(old, caller=itself)
+    assert list(refused.value.fields) == ["overlap_minutes"]
+    assert [key.revoked_at for key in await world.keys_of()] == [None]
+    lost = await world.rotate(old, caller=itself, overlap=timedelta(minutes=1))
+    assert (await world.exchange(old)).key.key_id == old.key_id
+    again = await world.rotate(old, caller=itself, overlap=timedelta(minutes=1))
+    await world.revoke(lost, caller=itself)
+    assert (await world.exchange(again)).key.key_id == again.key_id
+    other = await world.create()
+    await world.rotate(other, caller=itself)  # which leaves it a key
+
+
 async def test_a_rotation_makes_no_key_live_longer(world: KeyWorld) -> None:
     ends = EPOCH + timedelta(minutes=10)
     old = await world.create(expires_at=ends)

@@ -341,7 +341,7 @@ class RotateApiKeyRequest(_message.Message):
     key_id: _builtins.str
     """The key."""
     overlap_minutes: _builtins.int
-    """How long the old key lives on, in minutes; at most a week."""
+    """How long the old key lives on, in minutes; at most a week. A key that rotates itself must name some."""
     reason: _builtins.str
     """Why; kept in the log of actions. Required for a live key."""
     def __init__(
