@@ -122,6 +122,7 @@ class Callbacks:
         self._verified = rate_limiter(clock, burst=VERIFIED_BURST, every=VERIFIED_EVERY)
         self._keys = rate_limiter(clock, burst=KEYS_BURST, every=KEYS_EVERY)
         self._asking: dict[str, asyncio.Task[CallbackResult]] = {}
+        self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def handle_callback(self, *, channel: str, inbound: Inbound) -> CallbackAnswer:
         """Applies a callback and returns the channel's own answer, an acknowledgement only after
@@ -199,17 +200,31 @@ class Callbacks:
         )
 
     async def _receive(self, source: Channel, inbound: Inbound) -> Received:
-        """The message, after its key was fetched once where it is not known yet."""
+        """The message, after its key was fetched once where it is not known yet. Messages that come
+        meanwhile share the fetch: after a start the first many are signed with one key.
+        """
         try:
             return source.receive(inbound, now=self._clock.now())
         except KeyUnknown as unknown:
-            if self._keys.take(source.name):
-                raise SignatureInvalid("its key is not known") from None
-            await source.learn_key(unknown.url, timeout_seconds=self._timeout_seconds)
+            about = (source.name, unknown.url)
+            task = self._fetching.get(about)
+            if task is None:
+                if self._keys.take(source.name):
+                    raise SignatureInvalid("its key is not known") from None
+                task = self._fetching[about] = asyncio.create_task(
+                    source.learn_key(unknown.url, timeout_seconds=self._timeout_seconds)
+                )
+                task.add_done_callback(lambda done: self._forget_fetch(about, done))
+            await asyncio.shield(task)
         try:
             return source.receive(inbound, now=self._clock.now())
         except KeyUnknown:
             raise SignatureInvalid("its key is not known") from None
+
+    def _forget_fetch(self, about: tuple[str, str], done: asyncio.Task[None]) -> None:
+        del self._fetching[about]
+        if not done.cancelled():
+            done.exception()  # marks it as retrieved when every message was cancelled
 
     async def _apply(self, tx: AsyncConnection, callback: Callback, message: Received) -> _Applied:
         logged = await callbacks.arrive(tx, callback)

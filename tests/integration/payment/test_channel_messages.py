@@ -306,6 +306,21 @@ async def test_an_unknown_key_is_fetched_once_and_the_message_read_again(
     assert channel.learned == ["https://keys.test/1"]
 
 
+async def test_messages_that_come_while_a_key_is_fetched_share_it(world: PaymentWorld) -> None:
+    channel = opens(world)
+    attempt = await waiting_attempt(world)
+    channel.unknown_keys = {"https://keys.test/1"}
+    channel.has_own_refusal = False
+    message = Received(news=(captured(attempt.attempt_id),), event_id="E1")
+    many = [
+        send(world, channel, b"1", message, **{"x-key": "https://keys.test/1"})
+        for _ in range(KEYS_BURST * 2)
+    ]
+    said = [answer.result for answer in await asyncio.gather(*many)]
+    assert sorted(said) == [R.IGNORED] * (len(many) - 1) + [R.PROCESSED]
+    assert channel.learned == ["https://keys.test/1"]
+
+
 async def test_keys_are_fetched_for_strangers_so_often(world: PaymentWorld) -> None:
     channel = opens(world)
     channel.has_own_refusal, channel.can_learn = False, False
