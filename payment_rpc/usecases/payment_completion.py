@@ -31,9 +31,9 @@ from payment_rpc.domain.errors import (
     PaymentConflicted,
 )
 from payment_rpc.domain.facts import ChannelFact
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.payment import CASHIER, Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json
-from payment_rpc.store import attempts, payments
+from payment_rpc.store import payments
 from payment_rpc.usecases.channel_results import Applied, ChannelResults
 from payment_rpc.usecases.payment_start import PaymentStart, StartResult, payment_and_open_attempt
 from payment_rpc.usecases.polling import Polling
@@ -179,15 +179,16 @@ class PaymentCompletion:
     async def _resume(self, payment_id: str, send: Send) -> Payment:
         """Goes on with a payment that an earlier call began. While that call may still be sending,
         the present state is the answer. After its lease the channel is queried, and the attempt is
-        sent again, under the same id, only when the channel has never seen it.
+        sent again, under the same id, only when the channel has never seen it, or when what it
+        gave for the buyer was lost.
         """
         payment, attempt = await self._wait_for_answer(payment_id)
         if attempt is None or attempt.lease_until > self._clock.now():
             return payment
-        if await self._polling.is_unknown_to_channel(attempt):
-            renewed = await self._start.renew(
-                payment, (await self._db.read(attempts.get_attempt, attempt.attempt_id))
-            )
+        is_unknown = await self._polling.is_unknown_to_channel(attempt)
+        payment, attempt = await self._db.read(payment_and_open_attempt, payment_id)
+        if attempt is not None and (is_unknown or _lacks_its_page(payment, attempt)):
+            renewed = await self._start.renew(payment, attempt)
             if renewed is not None:
                 return await self._send(payment, renewed, send, first_send=False)
         return await self._db.read(payments.read_payment, payment_id)
@@ -261,6 +262,19 @@ class _FirstResult:
         self._late.discard(answer)
         if not answer.cancelled() and (problem := answer.exception()) is not None:
             log.warning("late_answer_failed", problem=type(problem).__name__)
+
+
+def _lacks_its_page(payment: Payment, attempt: Attempt) -> bool:
+    """Whether the channel waits for a buyer who was shown nothing: the process that opened a
+    cashier died before it told. Opening it again under the same id moves no money. What has an id
+    of the channel's own is asked for by that, and shown by its answer.
+    """
+    return (
+        payment.payment_method == CASHIER
+        and payment.next_action is None
+        and attempt.state is AttemptState.PENDING
+        and not attempt.channel_ref
+    )
 
 
 def answer_of(payment: Payment) -> Payment:

@@ -212,7 +212,13 @@ def read_attempt(
         if doubt:
             raise Unclear(doubt)
         first = invoices[0][0]
-        return ChannelFact(attempt_id=attempt_id, status=PENDING, amount=first.money(), ref=ref)
+        return ChannelFact(
+            attempt_id=attempt_id,
+            status=PENDING,
+            amount=first.money(),
+            next_action=_still_shown(first),
+            ref=ref,
+        )
     taken.sort(key=lambda one: one[0].status != SETTLED)
     invoice, amount, own_surplus, at = taken[0]
     others = taken[1:]
@@ -230,6 +236,12 @@ def read_attempt(
         message=doubt,
         ref=ref,
     )
+
+
+def _still_shown(invoice: Invoice) -> NextAction | None:
+    """The page of an invoice that waits for its buyer: who made it may have died before he told."""
+    is_open = (invoice.status, invoice.additional_status) == OPEN
+    return page_of(invoice) if is_open and _URL.fullmatch(invoice.checkout_link) else None
 
 
 def page_of(invoice: Invoice) -> NextAction:

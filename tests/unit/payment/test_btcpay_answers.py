@@ -19,6 +19,7 @@ from payment_rpc.channels.btcpay.credentials import parse
 from payment_rpc.channels.doubt import Unclear
 from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelStatus
+from payment_rpc.domain.payment import NextAction
 
 CREDENTIALS = {"store_id": "STORE1", "api_key": "key-0001", "webhook_secrets": ["secret-0001"]}
 USD = Money(9999, "USD")
@@ -55,6 +56,17 @@ def fact(*invoices: tuple[Invoice, list[Method]]) -> Any:
 def test_words_that_wait(status, additional):
     read = fact((invoice(status, additional), []))
     assert (read.status, read.amount) == (ChannelStatus.PENDING, USD)
+
+
+def test_the_page_of_what_waits_for_its_buyer_is_told_again():
+    assert fact((invoice("New", "None"), [])).next_action == NextAction(
+        kind="REDIRECT_URL", value="https://pay.example/i/INV1"
+    )
+    for words in (("New", "PaidPartial"), ("Processing", "None"), ("Expired", "None")):
+        assert fact((invoice(*words), [])).next_action is None
+    # an answer without an address still says that it waits
+    read = fact((invoice("New", "None", checkoutLink="javascript:alert(1)"), []))
+    assert (read.status, read.next_action) == (ChannelStatus.PENDING, None)
 
 
 @pytest.mark.parametrize("additional", ["None", "PaidOver", "PaidLate"])
