@@ -33,6 +33,7 @@ class ChannelSteps:
                 its payment is being closed, or its lease is over, so that a worker may have given
                 it up.
         """
+        failpoint("payment.channel.after_create")
         await self._db.run(self._remember, attempt, ref)
         failpoint("payment.channel.after_remember")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import httpx
 import msgspec
 
-from mesh.clock import SystemClock
+from mesh.clock import Clock, SystemClock
 from payment_rpc.channels import Channel
 from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay.credentials import parse as parse_alipay
@@ -350,9 +350,11 @@ KINDS: dict[str, type[SimulatedChannel]] = {
 
 
 @asynccontextmanager
-async def simulated_channel(name: str) -> AsyncIterator[SimulatedChannel]:
+async def simulated_channel(
+    name: str, clock: Clock | None = None
+) -> AsyncIterator[SimulatedChannel]:
     """A fresh simulator on a port of its own, and a channel to it."""
-    kind, clock = KINDS[name], SystemClock()
+    kind, clock = KINDS[name], clock or SystemClock()
     async with (
         running_provider(kind.provider, clock=clock) as running,
         httpx.AsyncClient(base_url=running.url, trust_env=False) as client,

@@ -189,12 +189,16 @@ class SimulatedChannel:
         return Target(url=url)
 
     def notices(self) -> list[Inbound]:
-        """All notices so far, signed now."""
+        """What says what became of a payment or refund, as it is signed now."""
+        return self.all_notices(self.told_by)
+
+    def all_notices(self, told_by: str = "") -> list[Inbound]:
+        """All notices so far whose kind begins so, signed now."""
         simulation = self.running.simulation
         rule = self.provider.rule(simulation.config, simulation.clock)
         found = []
         for one in simulation.deliveries.deliveries:
-            if not one.notice.kind.startswith(self.told_by):
+            if not one.notice.kind.startswith(told_by):
                 continue
             outgoing = rule.render(one.notice, self.target(one.notice.url), 1)
             headers = {name.lower(): value for name, value in outgoing.headers.items()}

@@ -33,6 +33,10 @@ class FakeIds:
     def __init__(self) -> None:
         self._last = 0
 
+    def begin_after(self, number: int) -> None:
+        """Counts on from there: what an earlier process made is not made again."""
+        self._last = number
+
     def new(self, prefix: str) -> str:
         self._last += 1
         return f"{prefix}{self._last:026d}"
