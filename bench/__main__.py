@@ -1,7 +1,7 @@
 """`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing
 left behind.
 
-    python -m bench [PART…]    rpc, keys, charge, orders, searches, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
+    python -m bench [PART…]    rpc, keys, charge, statements, orders, searches, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
     python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
 """
 
@@ -22,7 +22,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, idle, keys, orders, rpc, searches, seckill_report
+from bench import charge, http, idle, keys, orders, rpc, searches, seckill_report, statements
 from bench.machine import describe
 from bench.processes import Server, server, wait_for_http
 from bench.servers import SECRET_FILE
@@ -40,6 +40,7 @@ def main() -> None:
         "rpc": _rpc,
         "keys": _keys,
         "charge": _charge,
+        "statements": _statements,
         "orders": _orders,
         "searches": _searches,
         "idle": _idle,
@@ -222,6 +223,32 @@ def _charge(*, quick: bool) -> None:
         )
     console.print(table)
     console.print(f"one charge: {statements} statements in {commits} transactions")
+
+
+def _statements(*, quick: bool) -> None:
+    lines = statements.LINES // (20 if quick else 1)
+    columns = ("p50", "p99", "max", "timer p99", "timer max")
+    table = Table(f"Charges beside an import of {lines:,} lines, ms", *columns, "import s", "goal")
+    mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
+    try:
+        for grammar in statements.GRAMMARS:
+            with console.status(f"Charges alone and beside a statement of {grammar}"):
+                url = mariadb.create_database()
+                found = uvloop.run(statements.measure(url, grammar, lines=lines))
+            alone, beside = (
+                [f"{1000 * value:.1f}" for value in times.row]
+                for times in (found.alone, found.beside)
+            )
+            table.add_row("alone", *alone, "", "")
+            table.add_row(
+                grammar,
+                *beside,
+                f"{found.seconds:.0f}",
+                f"≤ alone + {1000 * statements.GOAL_SECONDS:.0f}",
+            )
+    finally:
+        mariadb.stop()
+    console.print(table)
 
 
 def _report_rpc(results: dict[str, tuple[float, float]]) -> None:

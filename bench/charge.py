@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
@@ -28,6 +28,7 @@ from mesh.ids import UlidIds
 from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from payment_rpc.app import PaymentApp, PaymentConfig
+from payment_rpc.channels.capabilities import Capabilities, Close, Instrument
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition
@@ -61,10 +62,13 @@ class _Orders:
         return Disposition.APPLIED
 
 
-class _Channel:
+class AcquirerOfCards:
     """A card acquirer that answers at once."""
 
-    name = "sandbox"
+    name = provider = "sandbox"
+    capabilities = Capabilities(
+        instruments=frozenset({Instrument.CARD}), currencies=None, close=Close.TOMBSTONE
+    )
 
     async def charge(self, *, attempt_id: str, amount: Money, **_: Any) -> ChannelFact:
         return ChannelFact(
@@ -110,10 +114,8 @@ class Recording:
         self.current = []
 
 
-async def measure(url: str) -> tuple[dict[str, float], int, int]:
-    """Charges, replays and two-statement transactions per second; statements and commits of one
-    charge.
-    """
+async def open_app(url: str, channels: Mapping[str, Any]) -> tuple[PaymentApp, Database, UlidIds]:
+    """payment_rpc on a new database, without its network."""
     clock = SystemClock()
     ids = UlidIds(clock)
     db = open_database(url, metadata, pool_size=CONNECTIONS)
@@ -124,9 +126,9 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
         clock=clock,
         ids=ids,
         orders=_Orders(),
-        channels={"sandbox": _Channel()},
+        channels=channels,
         redis=None,
-        return_urls={},  # type: ignore[dict-item]
+        return_urls={},
         page_tokens=PageTokens(b"page tokens of the bench, never shown"),
         config=PaymentConfig(
             channel_timeout_seconds=5,
@@ -135,23 +137,36 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
             scan_batch_size=100,
         ),
     )
+    return app, db, ids
+
+
+async def charge_once(app: PaymentApp, ids: UlidIds) -> None:
+    """One buyer pays a new order."""
+    await app.payments.charge(
+        Charge(
+            merchant_id="mall",
+            order_id=ids.new("ORD"),
+            user_id="user-1",
+            amount=RequestedAmount("99.99"),
+            payment_method="",
+            number="4242424242424242",
+            cvv="123",
+            expiration_year=2040,
+            expiration_month=12,
+            key=ids.new("key-"),
+        ),
+        _BUYER,
+    )
+
+
+async def measure(url: str) -> tuple[dict[str, float], int, int]:
+    """Charges, replays and two-statement transactions per second; statements and commits of one
+    charge.
+    """
+    app, db, ids = await open_app(url, {"sandbox": AcquirerOfCards()})
 
     async def charge() -> None:
-        await app.payments.charge(
-            Charge(
-                merchant_id="mall",
-                order_id=ids.new("ORD"),
-                user_id="user-1",
-                amount=RequestedAmount("99.99"),
-                payment_method="",
-                number="4242424242424242",
-                cvv="123",
-                expiration_year=2040,
-                expiration_month=12,
-                key=ids.new("key-"),
-            ),
-            _BUYER,
-        )
+        await charge_once(app, ids)
 
     recording = Recording()
     await charge()

@@ -28,6 +28,7 @@ Storage
     log_chain       logs that are evidence, chained by hashes
     audit           what `paymesh audit` and `explain` read of every service
     progress        how far a long read is
+    pacing          long work in a thread rests
     bad_rows        a row that cannot be read or taken stops no other
     batch_size      how many rows fit into one unit of work
     redis_client    Redis with deadlines and connections that can be trusted

@@ -207,11 +207,12 @@ _TABLE: Final[Mapping[str, str]] = {
     "about neither a payment nor a refund": "内容无效",
     "expected a day as YYYY-MM-DD": "须为日期，例如 2026-11-20",
     "expected a day as YYYY-MM-DD, {0} or later": "日期须为 {0} 年或之后",
+    "has no statements": "该渠道没有账单",
     "is in the future": "不能晚于当前日期",
     "needed to execute": "执行时必填",
     "not a callback of this channel": "不是该渠道的通知",
     "not one of {0}": "不是可用的取值",
-    "the channel's day is not over before {0}": "渠道的账务日尚未结束",
+    "the channel's day is not over and complete before {0}": "渠道的账务日尚未结束，或账单尚未出齐",
     # Flash sales.
     "{0} is sold in {1}": "{0} 的币种为 {1}",
     "is 1 in a draw": "抽签活动限购一件",

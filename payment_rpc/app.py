@@ -234,7 +234,6 @@ class PaymentApp:
             clock=clock,
             ids=ids,
             channels=registry,
-            timeout_seconds=timeout_seconds,
             wake_worker=lambda: self._wake(IMPORT_WORKER),
         )
         self.differences = Differences(

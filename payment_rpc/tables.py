@@ -319,15 +319,13 @@ STATEMENT_IMPORT = Table(
     Column("state", Identifier(8), nullable=False),
     Column("line_count", Integer, nullable=False),
     Column("processed", Integer, nullable=False),
+    Column("matched", Integer, nullable=False, server_default="0"),
+    Column("is_complete", Boolean, nullable=False, server_default="1"),
     Column("line_errors", Text, nullable=False),
     Column("error", String(500), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("finished_at", UtcMillis, nullable=True),
-    # The same bytes are imported once.
-    UniqueConstraint(
-        "channel", "statement_date", "content_hash", name="uq_statement_import_content"
-    ),
-    CheckConstraint("state IN ('RUNNING', 'DONE', 'FAILED')", name="state"),
+    CheckConstraint("state IN ('FETCHING', 'RUNNING', 'DONE', 'FAILED')", name="state"),
     Index("ix_statement_import_state", "state", "import_id"),
 )
 

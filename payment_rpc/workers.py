@@ -57,7 +57,7 @@ def make_workers(
         worker("ask_channels", polling),
         worker("advance_refunds", refunds),
         worker("expire_payments", expiry),
-        polled(IMPORT_WORKER, statement_imports.run_once),
+        polled(IMPORT_WORKER, statement_imports.run_once, on_stop=statement_imports.stop),
         polled("finish_callbacks", callback_questions.run_once),
         Worker(
             "correct_future_rows",

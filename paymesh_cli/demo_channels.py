@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import click
 import httpx
@@ -36,8 +36,7 @@ REST_SECONDS_MAX: Final = 60.0
 _POLL_SECONDS: Final = 0.3
 _AMOUNT_MINOR: Final = 10_000
 _PART_MINOR: Final = 3_000
-# The day before yesterday is complete at every provider; of today nobody has a statement yet.
-_STATEMENT_AGE: Final = timedelta(days=2)
+_LINES: Final = 2  # of a statement: the payment and the refund
 _SIMULATORS: Final = "run `make run` without --no-providers"
 
 
@@ -84,7 +83,7 @@ def demo_channels(installation: Installation) -> None:
             session=session,
             key=merchant.create_key(session),
             operator=issuer.issue("demo-operator", roles=["admin"]),
-            day=(clock.now() - _STATEMENT_AGE).date().isoformat(),
+            today=lambda zone: clock.now().astimezone(zone).date().isoformat(),
         )
         outcomes = {
             name: shop.visit(
@@ -113,19 +112,25 @@ class _Shop:
     """
 
     def __init__(
-        self, conversation: Conversation, *, session: str, key: str, operator: str, day: str
+        self,
+        conversation: Conversation,
+        *,
+        session: str,
+        key: str,
+        operator: str,
+        today: Callable[[ZoneInfo], str],
     ) -> None:
         """
         Args:
             session: token of the owner, who may add accounts. key: API key, which may sell.
             operator: token of an operator, who imports statements.
-            day: of the statements.
+            today: the date in a time zone.
         """
         self._conversation = conversation
         self._session = session
         self._key = key
         self._operator = operator
-        self._day = day
+        self._today = today
 
     def visit(self, visit: Visit, simulator: Simulator) -> Outcome:
         """The whole story at one provider."""
@@ -138,7 +143,9 @@ class _Shop:
             payment=f"{payment['payment_id']} {payment['state']} "
             f"{Money(_AMOUNT_MINOR, visit.currency)}",
             refund=f"{refund['refund_id']} {refund['state']} {Money(_PART_MINOR, visit.currency)}",
-            statement=self.read_statement(account) if visit.has_statement else "has none",
+            statement="has none"
+            if visit.statement_zone is None
+            else self.read_statement(account, simulator, visit.statement_zone),
         )
 
     def open_account(self, visit: Visit, simulator: Simulator) -> Mapping[str, Any]:
@@ -233,15 +240,27 @@ class _Shop:
             time.sleep(_POLL_SECONDS)
         self._conversation.note(f"{simulator.name} told of it, and its notice was accepted")
 
-    def read_statement(self, account: Mapping[str, Any]) -> str:
-        """The statement of a day that is over agrees with the books."""
-        self._conversation.heading(f"{account['provider']}: an operator imports a statement")
+    def read_statement(
+        self,
+        account: Mapping[str, Any],
+        simulator: Simulator,
+        zone: ZoneInfo,
+    ) -> str:
+        """What the statement of today has so far agrees with the books. It lists what other shops
+        of the demo sold at the same provider too.
+        """
+        self._conversation.heading(f"{account['provider']}: an operator imports today's statement")
+        simulator.early_bills()
         begun = self._conversation.call(
             "POST",
             "/api/v1/reconciliation/imports",
             token=self._operator,
             expect=202,
-            body={"channel": account["account_id"], "date": self._day},
+            body={
+                "channel": account["account_id"],
+                "date": self._today(zone),
+                "so_far": True,
+            },
         )
         done = self._conversation.poll(
             f"/api/v1/reconciliation/imports/{begun['import_id']}",
@@ -249,9 +268,10 @@ class _Shop:
             state="DONE",
             timeout_seconds=IMPORT_SECONDS_MAX,
         )
-        if done.get("differences"):
-            raise DemoFailed(f"{account['account_id']}: {done['differences']} differences")
-        return f"{self._day}: {done.get('lines', 0)} lines, no difference"
+        lines, matched = done.get("lines", 0), done.get("matched", 0)
+        if matched != _LINES or done.get("differences"):
+            raise DemoFailed(f"{account['account_id']}: the statement does not agree: {done}")
+        return f"{lines} lines, {matched} of this shop, no difference"
 
 
 def _show(console: Terminal, outcomes: Mapping[str, Outcome]) -> None:

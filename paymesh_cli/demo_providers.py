@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urljoin, urlsplit
+from zoneinfo import ZoneInfo
 
 import httpx
 
@@ -20,6 +21,8 @@ from sandbox.providers.rsa_keys import MERCHANT, PROVIDER, private_pem, public_p
 from sandbox.providers.stripe.config import StripeConfig
 from sandbox.providers.wechat.objects import WechatConfig
 
+_UTC: Final = ZoneInfo("UTC")
+_CHINA: Final = ZoneInfo("Asia/Shanghai")
 # the simulated BTCPay Server confirms a payment a minute later, and pays a claim within two
 _CONFIRMED_SECONDS: Final = 61
 _PAID_OUT_SECONDS: Final = 181
@@ -55,6 +58,10 @@ class Simulator:
     def notices_to(self, url: str) -> None:
         """Says where its notices go, as a merchant does at the provider's dashboard."""
         self._send("/_sim/webhooks", {"url": url})
+
+    def early_bills(self) -> None:
+        """Lets it give the bill of today, which the provider itself gives tomorrow."""
+        self._send("/_sim/bills", {"early": True})
 
     def notices_accepted(self) -> int:
         """How many of its notices the mesh has accepted so far.
@@ -109,7 +116,7 @@ class Visit:
         kind: of the next action.
         pay: what the buyer does with the value of the next action.
         give_back: what the buyer does for a refund (its JSON), when the provider waits for him.
-        has_statement: it has one for each day.
+        statement_zone: in which it counts the days of its statements; None where it has none.
         registers: where notices go is registered there; otherwise each request says it.
     """
 
@@ -117,8 +124,8 @@ class Visit:
     credentials: Callable[[str], Mapping[str, Any]]
     kind: str
     pay: Callable[[Simulator, str], None]
+    statement_zone: ZoneInfo | None
     give_back: Callable[[Simulator, Mapping[str, Any]], None] = _nothing
-    has_statement: bool = True
     registers: bool = True
 
 
@@ -211,15 +218,21 @@ VISITS: Final[Mapping[str, Visit]] = {
         credentials=_stripe_credentials,
         kind="CLIENT_SECRET",
         pay=pay_at_stripe,
+        statement_zone=_UTC,
     ),
     "paypal": Visit(
-        currency="USD", credentials=_paypal_credentials, kind="REDIRECT_URL", pay=pay_at_paypal
+        currency="USD",
+        credentials=_paypal_credentials,
+        kind="REDIRECT_URL",
+        pay=pay_at_paypal,
+        statement_zone=_UTC,
     ),
     "alipay": Visit(
         currency="CNY",
         credentials=_alipay_credentials,
         kind="REDIRECT_URL",
         pay=pay_at_alipay,
+        statement_zone=_CHINA,
         registers=False,
     ),
     "wechat": Visit(
@@ -227,6 +240,7 @@ VISITS: Final[Mapping[str, Visit]] = {
         credentials=_wechat_credentials,
         kind="QR_CODE",
         pay=pay_at_wechat,
+        statement_zone=_CHINA,
         registers=False,
     ),
     "btcpay": Visit(
@@ -235,6 +249,6 @@ VISITS: Final[Mapping[str, Visit]] = {
         kind="REDIRECT_URL",
         pay=pay_at_btcpay,
         give_back=claim_at_btcpay,
-        has_statement=False,
+        statement_zone=None,
     ),
 }

@@ -8,6 +8,7 @@ repeats a call that may move money, and never waits: the core decides what is as
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
@@ -25,7 +26,7 @@ from payment_rpc.channels.requests import (
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.refund_facts import RefundFact
-from payment_rpc.domain.statement import Statement
+from payment_rpc.domain.statement import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,16 +217,24 @@ class Channel(Protocol):
         """
         ...
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """The channel's own file of one of its days, as it is; pages are joined.
+
+        Args:
+            until: the present moment, for what a day that is not complete has so far; None for
+                nothing less than the whole day.
 
         Raises:
             ChannelUnavailable: there is none yet, or no usable answer; asking again is safe.
         """
         ...
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
-        """Reads what `statement` gave. CPU only: the caller runs it in a thread.
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
+        """Reads what `statement` gave, entry by entry: lines in their order, then wrong totals.
+        Nothing of a file counts before it was read to its end. CPU only: the caller runs it in a
+        thread.
 
         Raises:
             StatementUnreadable: cut off, or not a statement of this channel.

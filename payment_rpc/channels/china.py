@@ -27,7 +27,7 @@ def china_moment(text: str) -> datetime | None:
     if _MOMENT.fullmatch(text) is None:
         return None
     try:
-        told = datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=CHINA)
+        told = datetime.fromisoformat(text).replace(tzinfo=CHINA)
         return first_plausible(told.astimezone(UTC))
     except (ValueError, OverflowError):  # no such day; a year in which the zone ends
         return None

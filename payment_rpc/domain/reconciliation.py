@@ -17,7 +17,8 @@ from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Finding, Kind
 from payment_rpc.domain.ledger import LedgerTransaction
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.domain.statement import BadLine, Line, LineType, Statement
+from payment_rpc.domain.statement import BadLine, Line, LineType
+from payment_rpc.domain.statement_index import StatementIndex
 
 # a reversed refund had been paid out before
 _REFUNDED = frozenset({RefundState.SUCCESS, RefundState.REVERSED})
@@ -66,24 +67,12 @@ class Matching:
     """Matches the statement of one day against our books."""
 
     def __init__(
-        self, statement: Statement, *, channel: str, date: str, bounds: tuple[datetime, datetime]
+        self, index: StatementIndex, *, channel: str, date: str, bounds: tuple[datetime, datetime]
     ) -> None:
+        self._index = index
         self._channel = channel
         self._date = date
         self._begins, self._ends = bounds
-        self._firsts: dict[tuple[object, ...], int] = {}
-        self._trades: set[tuple[str, str]] = set()
-        self.attempt_ids: set[str] = set()
-        self.refund_ids: set[str] = set()
-        self.lines, self._bad_totals = statement.lines, statement.bad_totals
-        for line in statement.lines:
-            if isinstance(line, Line):
-                self._firsts.setdefault(line.content, line.line_no)
-            if isinstance(line, BadLine) or line.type is LineType.CAPTURE:
-                self.attempt_ids.add(line.attempt_id)
-            if isinstance(line, Line) and line.type is LineType.CAPTURE:
-                self._trades.add((line.attempt_id, line.trade_no))
-            self.refund_ids.add(line.refund_id)
 
     def judge(
         self,
@@ -100,7 +89,7 @@ class Matching:
                 line_no=line.line_no,
                 reason=f"line {line.line_no} cannot be read: {line.problem}",
             )
-        first = self._firsts[line.content]
+        first = self._index.first(line)
         if first != line.line_no:
             return self._found(
                 line,
@@ -140,7 +129,7 @@ class Matching:
         fees by its statement only.
         """
         for line in lines:
-            if isinstance(line, BadLine) or self._firsts[line.content] != line.line_no:
+            if isinstance(line, BadLine) or self._index.first(line) != line.line_no:
                 continue
             if line.fee.minor <= 0 or line.fee.currency != line.amount.currency:
                 continue
@@ -182,7 +171,7 @@ class Matching:
         """Findings about totals that differ from the sum of the lines: lines were lost, added or
         changed in transit, or by the channel.
         """
-        for total in self._bad_totals:
+        for total in self._index.bad_totals:
             yield Finding(
                 key=self._key("total", total.text, total.problem),
                 kind=Kind.TOTAL_MISMATCH,
@@ -196,7 +185,7 @@ class Matching:
         adjacent day whose statement contains it.
         """
         for capture in ours:
-            if capture.attempt_id in self.attempt_ids:
+            if self._index.lists_attempt(capture.attempt_id):
                 continue
             missing = Finding(
                 key=self._absent(capture.attempt_id),
@@ -216,7 +205,7 @@ class Matching:
     ) -> Iterator[Finding]:
         """Findings about refunds of the day without a line."""
         for refund in ours:
-            if refund.refund_id in self.refund_ids:
+            if self._index.lists_refund(refund.refund_id):
                 continue
             missing = Finding(
                 key=self._absent(refund.refund_id),
@@ -247,7 +236,7 @@ class Matching:
                 f"the channel captured {line.amount}, our attempt is {our.state}",
             )
         if line.trade_no != our.trade_no:
-            if (line.attempt_id, our.trade_no) in self._trades:
+            if self._index.lists_trade(line.attempt_id, our.trade_no):
                 return found(
                     Kind.DUPLICATE_CHARGE,
                     f"the channel captured {line.amount} a second time, under {line.trade_no}",

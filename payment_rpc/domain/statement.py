@@ -1,5 +1,6 @@
-"""Parses a channel's statement of a day. Bad rows and wrong totals are reported by line and do not
-stop the good ones. Only an incomplete file is refused.
+"""Reads a channel's statement of a day, row by row, so that a long one needs no more memory than a
+short one. Bad rows and wrong totals are reported by line and do not stop the good ones. Only an
+incomplete file is refused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ COLUMNS = (
 BYTES_MAX = 24 * 1024 * 1024  # deflated it fits into a packet of MariaDB
 ID_MAX = 64
 SHOWN_MAX = 500  # of a row that cannot be read
+SUMS_MAX = 2000  # one per type and currency
 _ID = re.compile(r"[A-Za-z0-9_-]{0,64}")  # ids come back to the channel in paths
 _SUM_FIELDS = 6  # SUM, type, currency, lines, amount, fee
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -49,7 +51,10 @@ def is_plausible(moment: datetime) -> bool:
 
 def first_plausible(*moments: datetime | None) -> datetime | None:
     """The first of some times that is there and plausible."""
-    return next((moment for moment in moments if moment is not None and is_plausible(moment)), None)
+    for moment in moments:
+        if moment is not None and is_plausible(moment):
+            return moment
+    return None
 
 
 def is_plausible_day(day: date) -> bool:
@@ -151,12 +156,7 @@ class BadTotal:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """A whole file."""
-
-    lines: tuple[Line | BadLine, ...]
-    bad_totals: tuple[BadTotal, ...]
+Entry = Line | BadLine | BadTotal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,12 +178,14 @@ def problem_of_ids(ids: Mapping[str, str]) -> str:
     """The first of some ids of a line that is none of ours or a channel's, by its name; "" when all
     may be.
     """
-    strange = next((name for name, value in ids.items() if not _ID.fullmatch(value)), "")
-    return strange and f"{strange}: not up to {ID_MAX} letters, digits, _ and -"
+    for name, value in ids.items():
+        if not _ID.fullmatch(value):
+            return f"{name}: not up to {ID_MAX} letters, digits, _ and -"
+    return ""
 
 
-def parse_statement(content: bytes) -> Statement:
-    """Reads a file, line by line.
+def parse_statement(content: bytes) -> Iterator[Entry]:
+    """Reads a file, line by line. Nothing of it counts before it was read to its end.
 
     Raises:
         StatementUnreadable: too long, not UTF-8, another header, or no END with the number of
@@ -191,49 +193,59 @@ def parse_statement(content: bytes) -> Statement:
     """
     if len(content) > BYTES_MAX:
         raise StatementUnreadable(f"more than {BYTES_MAX} bytes")
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
     try:
-        rows = list(csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+        yield from _entries(csv.reader(text, strict=True))
     except UnicodeDecodeError:
         raise StatementUnreadable("not UTF-8") from None
     except csv.Error as error:
         raise StatementUnreadable(f"not CSV: {error}") from None
-    if not rows or tuple(rows[0]) != COLUMNS:
+
+
+def _entries(rows: Iterator[list[str]]) -> Iterator[Entry]:
+    if tuple(next(rows, ())) != COLUMNS:
         raise StatementUnreadable(f"the first line is not {','.join(COLUMNS)}")
-    if len(rows) < 2 or rows[-1][:1] != ["END"]:
+    sums, totals, number = list[list[str]](), dict[tuple[str, str], _Total](), 0
+    last = next(rows, [])
+    for row in rows:
+        body, last = last, row
+        if body[:1] == ["SUM"]:
+            sums.append(body)
+            if len(sums) > SUMS_MAX:
+                raise StatementUnreadable(f"more than {SUMS_MAX} totals")
+            continue
+        number += 1
+        line = _line(number, body)
+        _add_up(totals, body, line)
+        yield line
+    if last[:1] != ["END"]:
         raise StatementUnreadable("cut off: the last line is not END")
-    sums, bodies = list[list[str]](), list[list[str]]()
-    for row in rows[1:-1]:
-        (sums if row[:1] == ["SUM"] else bodies).append(row)
-    lines = tuple(_line(number, row) for number, row in enumerate(bodies, start=1))
-    if rows[-1][1:] != [str(len(lines))]:
+    if last[1:] != [str(number)]:
         raise StatementUnreadable(
-            f"cut off: END says {','.join(rows[-1][1:])} lines, there are {len(lines)}"
+            f"cut off: END says {','.join(last[1:])} lines, there are {number}"
         )
-    return Statement(lines=lines, bad_totals=tuple(_bad_totals(sums, _totals(bodies, lines))))
+    yield from _bad_totals(sums, totals)
 
 
-def _totals(
-    rows: Sequence[Sequence[str]], lines: Sequence[Line | BadLine]
-) -> dict[tuple[str, str], _Total]:
+def _add_up(
+    totals: dict[tuple[str, str], _Total], row: Sequence[str], line: Line | BadLine
+) -> None:
     """Number, amount and fee per type and currency of all rows whose money can be read, whatever
     else is wrong with them.
     """
-    totals: dict[tuple[str, str], _Total] = {}
-    for row, line in zip(rows, lines, strict=True):
-        if isinstance(line, Line):
-            group, amount, fee = (str(line.type), line.amount.currency), line.amount, line.fee
-        elif (found := _money_of(row)) is not None:
-            group, amount, fee = found
-        else:
-            continue
-        before = totals.get(
-            group,
-            _Total(lines=0, amount=Money.zero(amount.currency), fee=Money.zero(amount.currency)),
-        )
+    if isinstance(line, Line):
+        group, amount, fee = (str(line.type), line.amount.currency), line.amount, line.fee
+    elif (found := _money_of(row)) is not None:
+        group, amount, fee = found
+    else:
+        return
+    before = totals.get(group)
+    if before is None:
+        totals[group] = _Total(lines=1, amount=amount, fee=fee)
+    else:
         totals[group] = _Total(
             lines=before.lines + 1, amount=before.amount + amount, fee=before.fee + fee
         )
-    return totals
 
 
 def _money_of(row: Sequence[str]) -> tuple[tuple[str, str], Money, Money] | None:

@@ -33,7 +33,9 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         self, request: reconciliation_pb2.ImportStatementRequest, context: Any
     ) -> reconciliation_pb2.ImportStatementResponse:
         """Fetches a statement and begins to compare it."""
-        found = await self._statement_imports.import_statement(request.channel, request.date)
+        found = await self._statement_imports.import_statement(
+            request.channel, request.date, so_far=request.so_far
+        )
         return reconciliation_pb2.ImportStatementResponse(statement_import=import_message(found))
 
     async def GetStatementImport(
@@ -102,6 +104,8 @@ def import_message(found: StatementImport) -> reconciliation_pb2.StatementImport
         content_hash=found.content_hash,
         lines=found.lines,
         processed=found.processed,
+        matched=found.matched,
+        so_far=not found.is_complete,
         differences=found.differences,
         line_errors=found.line_errors,
         error=found.error,

@@ -5,20 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import Quarantine
-from mesh.db import expect_one, insert_if_absent
+from mesh.db import expect_one
 from payment_rpc.domain.errors import ReconciliationNotFound
 from payment_rpc.tables import STATEMENT_DIFFERENCE, STATEMENT_IMPORT
 
 _I, _D = STATEMENT_IMPORT.c, STATEMENT_DIFFERENCE.c
 _SHOWN = tuple(column for column in _I if column is not _I.content)
+_UNFINISHED = ("FETCHING", "RUNNING")
+_SLICE = 3 * 2**18  # bytes; of a multiple of three, so that slices are joined without padding
 _COUNT = (
     select(func.count())
     .select_from(STATEMENT_DIFFERENCE)
@@ -30,7 +33,14 @@ _COUNT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementImport:
-    """One import of one statement. `state` is RUNNING, DONE or FAILED; `processed` counts lines."""
+    """One import of one statement.
+
+    Attributes:
+        content_hash: "" while it is being fetched.
+        state: FETCHING, RUNNING, DONE or FAILED.
+        processed, matched: lines that were compared, and those of them that agree with our books.
+        is_complete: the day was complete when it was asked for; otherwise nothing is filed.
+    """
 
     import_id: str
     channel: str
@@ -39,6 +49,8 @@ class StatementImport:
     state: str
     lines: int
     processed: int
+    matched: int
+    is_complete: bool
     differences: int
     line_errors: tuple[str, ...]
     error: str
@@ -46,38 +58,78 @@ class StatementImport:
     finished_at: datetime | None
 
 
-async def add_import(tx: AsyncConnection, new: StatementImport, content: str) -> StatementImport:
-    """Stores a statement, as `packed` made it. When the same bytes are stored already, returns
-    their import as it is.
+async def add_import(
+    tx: AsyncConnection, *, import_id: str, channel: str, day: str, is_complete: bool, at: datetime
+) -> StatementImport:
+    """A new import, or the one of this statement that is under way. Two at once do no harm: each
+    finding is filed once, and each fee booked once.
     """
-    await insert_if_absent(
-        tx,
-        STATEMENT_IMPORT,
-        {
-            "import_id": new.import_id,
-            "channel": new.channel,
-            "statement_date": new.date,
-            "content_hash": new.content_hash,
-            "content": content,
-            "state": new.state,
-            "line_count": new.lines,
-            "processed": 0,
-            "line_errors": json.dumps(new.line_errors, ensure_ascii=False),
-            "error": new.error[:500],
-            "created_at": new.created_at,
-            "finished_at": new.finished_at,
-        },
-    )
     row = (
         await tx.execute(
-            select(*_SHOWN, _COUNT).where(
-                _I.channel == new.channel,
-                _I.statement_date == new.date,
-                _I.content_hash == new.content_hash,
+            select(*_SHOWN, _COUNT)
+            .where(
+                _I.channel == channel,
+                _I.statement_date == day,
+                _I.is_complete == is_complete,
+                _I.state.in_(_UNFINISHED),
             )
+            .order_by(_I.import_id)
+            .limit(1)
         )
-    ).one()
-    return _import(row)
+    ).first()
+    if row is not None:
+        return _import(row)
+    await tx.execute(
+        insert(STATEMENT_IMPORT).values(
+            import_id=import_id,
+            channel=channel,
+            statement_date=day,
+            content_hash="",
+            content="",
+            state="FETCHING",
+            line_count=0,
+            processed=0,
+            matched=0,
+            is_complete=is_complete,
+            line_errors="[]",
+            error="",
+            created_at=at,
+            finished_at=None,
+        )
+    )
+    return await get_import(tx, import_id)
+
+
+async def begin(
+    tx: AsyncConnection,
+    fetching: StatementImport,
+    *,
+    content: str,
+    content_hash: str,
+    lines: int,
+    line_errors: Sequence[str],
+) -> None:
+    """Stores a statement, as `packed` made it, unless another process was faster."""
+    await tx.execute(
+        update(STATEMENT_IMPORT)
+        .where(_I.import_id == fetching.import_id, _I.state == "FETCHING")
+        .values(
+            state="RUNNING",
+            content=content,
+            content_hash=content_hash,
+            line_count=lines,
+            line_errors=json.dumps(line_errors, ensure_ascii=False),
+        )
+    )
+
+
+async def fail(tx: AsyncConnection, fetching: StatementImport, *, error: str, at: datetime) -> None:
+    """The import is FAILED, unless another process was luckier."""
+    await tx.execute(
+        update(STATEMENT_IMPORT)
+        .where(_I.import_id == fetching.import_id, _I.state == "FETCHING")
+        .values(state="FAILED", error=error[:500], finished_at=at)
+    )
 
 
 async def get_import(tx: AsyncConnection, import_id: str) -> StatementImport:
@@ -88,9 +140,9 @@ async def get_import(tx: AsyncConnection, import_id: str) -> StatementImport:
     return _import(row)
 
 
-async def next_running(tx: AsyncConnection, quarantine: Quarantine) -> str | None:
+async def next_unfinished(tx: AsyncConnection, quarantine: Quarantine) -> str | None:
     """The oldest import that is not complete."""
-    query = select(_I.import_id).where(_I.state == "RUNNING").order_by(_I.import_id).limit(1)
+    query = select(_I.import_id).where(_I.state.in_(_UNFINISHED)).order_by(_I.import_id).limit(1)
     import_id: str | None = (await tx.execute(quarantine.narrow(query))).scalar()
     return import_id
 
@@ -104,16 +156,26 @@ def packed(content: bytes) -> str:
     """A statement as it is stored: deflated, base64. Takes longer the larger the file is, so call
     it outside of transactions.
     """
-    return base64.b64encode(zlib.compress(content)).decode()
+    deflated = memoryview(zlib.compress(content))
+    # in slices, because encoding holds the interpreter's lock
+    return "".join(
+        base64.b64encode(deflated[at : at + _SLICE]).decode()
+        for at in range(0, len(deflated), _SLICE)
+    )
 
 
 def unpacked(kept: str) -> bytes:
     """The statement as it was fetched."""
-    return zlib.decompress(base64.b64decode(kept))
+    of_slice = _SLICE // 3 * 4
+    return zlib.decompress(
+        b"".join(base64.b64decode(kept[at : at + of_slice]) for at in range(0, len(kept), of_slice))
+    )
 
 
-async def advance(tx: AsyncConnection, running: StatementImport, *, processed: int) -> None:
-    """Stores the progress of an import.
+async def advance(
+    tx: AsyncConnection, running: StatementImport, *, lines: int, matched: int
+) -> None:
+    """Stores the progress of an import: how many lines were compared now, and how many agreed.
 
     Raises:
         StaleRow: another process moved it.
@@ -126,17 +188,21 @@ async def advance(tx: AsyncConnection, running: StatementImport, *, processed: i
                 _I.state == "RUNNING",
                 _I.processed == running.processed,
             )
-            .values(processed=processed)
+            .values(processed=running.processed + lines, matched=running.matched + matched)
         )
     )
 
 
-async def finish(tx: AsyncConnection, import_id: str, *, at: datetime) -> None:
-    """The import is DONE."""
+async def finish(tx: AsyncConnection, running: StatementImport, *, at: datetime) -> None:
+    """The import is DONE. What a day had so far is not kept: its whole statement will be."""
     await tx.execute(
         update(STATEMENT_IMPORT)
-        .where(_I.import_id == import_id, _I.state == "RUNNING")
-        .values(state="DONE", finished_at=at)
+        .where(_I.import_id == running.import_id, _I.state == "RUNNING")
+        .values(
+            state="DONE",
+            finished_at=at,
+            content=_I.content if running.is_complete else "",
+        )
     )
 
 
@@ -149,6 +215,8 @@ def _import(row: Any) -> StatementImport:
         state=row.state,
         lines=row.line_count,
         processed=row.processed,
+        matched=row.matched,
+        is_complete=row.is_complete,
         differences=row.difference_count,
         line_errors=tuple(json.loads(row.line_errors)),
         error=row.error,

@@ -1,5 +1,10 @@
 """ImportStatement and GetStatementImport: compares a channel's statement of a day with our books.
-The worker compares it chunk by chunk, and goes on where a crash left it.
+The worker fetches it, compares it chunk by chunk, and goes on where a crash left it.
+
+A day that is not complete can be imported as far as it goes: its lines are matched and its fees
+booked. What does not match is no difference yet, because the line or our own row may still come;
+the import of the whole day says so. Each fee is booked under its own key, so the second time books
+nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +14,8 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from functools import partial
+from time import perf_counter
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,27 +26,23 @@ from mesh.errors import InvalidArgument, MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from mesh.logs import get_logger
+from mesh.pacing import Pace, Stopped
 from payment_rpc.channels import Channel
-from payment_rpc.channels.capabilities import FeeKnown
+from payment_rpc.channels.capabilities import Capabilities, FeeKnown, StatementKind
 from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.difference import Finding
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund, UnbookedFee
-from payment_rpc.domain.statement import (
-    BadLine,
-    ChannelDay,
-    Line,
-    LineType,
-    Statement,
-    StatementUnreadable,
-)
+from payment_rpc.domain.statement import BadLine, Line, StatementUnreadable
 from payment_rpc.store import differences, ledger, own_records, payments
 from payment_rpc.store import statement_imports as imports
 from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import STATEMENT_IMPORT
+from payment_rpc.usecases.statement_reading import AdjacentDays, Reading
 
-CHUNK = 500  # lines in one transaction
-LINE_ERRORS_SHOWN = 100
+CHUNK = 100  # lines in one transaction: comparing them keeps a charge waiting for milliseconds
+FETCH_SECONDS = 900.0  # a long day is thousands of pages at some providers
+REST_SECONDS_MAX = 0.1
 FIRST_YEAR = 2000
 
 Bounds = tuple[datetime, datetime]  # when a day of the channel begins, and when the next one does
@@ -48,8 +51,8 @@ log = get_logger()
 
 
 class StatementImports:
-    """Imports statements. What takes longer the larger the file is runs in a thread, so that calls
-    are served meanwhile.
+    """Imports statements. What takes longer the larger the file is runs in a thread and rests in
+    between, so that calls are served meanwhile.
     """
 
     def __init__(
@@ -59,7 +62,6 @@ class StatementImports:
         clock: Clock,
         ids: Ids,
         channels: Channels,
-        timeout_seconds: float,
         wake_worker: Callable[[], None],
         chunk: int = CHUNK,
     ) -> None:
@@ -67,95 +69,146 @@ class StatementImports:
         self._clock = clock
         self._ids = ids
         self._channels = channels
-        self._timeout_seconds = timeout_seconds
         self._wake_worker = wake_worker
         self._chunk = chunk
+        self._pace = Pace()
+        self._stopping = asyncio.Event()
         self._quarantine = Quarantine("import_statements", STATEMENT_IMPORT.c.import_id)
-        self._parsed: tuple[str, Matching] | None = None  # of the import that is being compared
+        self._reading: Reading | None = None  # of the import that is being compared
 
-    async def import_statement(self, channel: str, day: str) -> StatementImport:
-        """Fetches a statement; the worker then compares it. The same bytes again are the same
-        import.
+    async def import_statement(
+        self, channel: str, day: str, *, so_far: bool = False
+    ) -> StatementImport:
+        """Begins an import; the worker fetches the statement and compares it. While one of the day
+        is under way it is that one.
+
+        Args:
+            so_far: take a day that is not complete as far as it goes.
 
         Raises:
-            ChannelNotSupported, InvalidArgument: no such channel, or a day that is not over.
-            ChannelUnavailable: the channel gave none; asking again is safe.
+            ChannelNotSupported, InvalidArgument: no such channel, or one without statements; a day
+                that has not begun, or that is not complete.
         """
         source = await self._channels.get(channel)
-        wanted = self._past_day(day, source.capabilities.statement_day)
-        content = await source.statement(wanted, timeout_seconds=self._timeout_seconds)
-        now = self._clock.now()
-        state, error = "RUNNING", ""
-        statement = Statement(lines=(), bad_totals=())
-        try:
-            statement = await asyncio.to_thread(source.parse_statement, content, wanted)
-        except StatementUnreadable as problem:
-            state, error = "FAILED", str(problem)
-        bad = [
-            *(f"SUM: {total.problem}" for total in statement.bad_totals),
-            *(
-                f"line {line.line_no}: {line.problem}"
-                for line in statement.lines
-                if isinstance(line, BadLine)
-            ),
-        ]
+        if source.capabilities.statement is StatementKind.NONE:
+            raise InvalidArgument.of("channel", "has no statements")
+        is_complete = self._is_complete(day, source.capabilities, so_far=so_far)
         found = await self._db.run(
             imports.add_import,
-            StatementImport(
-                import_id=self._ids.new("IMP"),
-                channel=channel,
-                date=day,
-                content_hash=await asyncio.to_thread(_digest, content),
-                state=state,
-                lines=len(statement.lines),
-                processed=0,
-                differences=0,
-                line_errors=tuple(bad[:LINE_ERRORS_SHOWN]),
-                error=error,
-                created_at=now,
-                finished_at=now if error else None,
-            ),
-            await asyncio.to_thread(imports.packed, b"" if error else content),
+            import_id=self._ids.new("IMP"),
+            channel=channel,
+            day=day,
+            is_complete=is_complete,
+            at=self._clock.now(),
         )
         self._wake_worker()
         return found
+
+    def stop(self) -> None:
+        """The process ends: leaves a file that is being fetched or read. The next process begins
+        it again, and compares no line twice.
+        """
+        self._stopping.set()
+        self._pace.stop()
 
     async def get_statement_import(self, import_id: str) -> StatementImport:
         """How far an import is, or ReconciliationNotFound."""
         return await self._db.read(imports.get_import, import_id)
 
     async def run_once(self) -> int:
-        """Compares the next chunk of the oldest import that is not complete; returns how many
-        chunks that was.
+        """Fetches the statement of the oldest import that is not complete, or compares its next
+        chunk; returns how many steps that was.
         """
-        import_id = await self._db.read(imports.next_running, self._quarantine)
+        import_id = await self._db.read(imports.next_unfinished, self._quarantine)
         if import_id is None:
-            self._parsed = None  # another process may have finished the one that was parsed here
+            self._reading = None  # another process may have finished the one that was read here
             return 0
         try:
-            await self._advance(await self._db.read(imports.get_import, import_id))
+            running = await self._db.read(imports.get_import, import_id)
+            channel = await self._channels.get(running.channel)
+            if running.state == "FETCHING":
+                await self._fetch(running, channel)
+            else:
+                begin = perf_counter()
+                await self._advance(running, channel)
+                # as long as it took: at least half of the process's time is left to calls
+                await asyncio.sleep(min(perf_counter() - begin, REST_SECONDS_MAX))
+        except Stopped:
+            return 0
         except (MeshError, FailpointRaised):
             raise
         except Exception as error:  # noqa: BLE001  logged with its id: the imports behind it go on
             self._quarantine.add((import_id,), error)
         return 1
 
-    async def _advance(self, running: StatementImport) -> None:
-        channel = await self._channels.get(running.channel)
-        bounds = channel.capabilities.statement_day.bounds(date.fromisoformat(running.date))
-        matching = await self._open(running, channel, bounds)
-        chunk = matching.lines[running.processed : running.processed + self._chunk]
+    async def _fetch(self, running: StatementImport, channel: Channel) -> None:
+        try:
+            content = await self._fetched(running, channel)
+            reading = await self._read(running, channel, content)
+        except (ChannelUnavailable, StatementUnreadable) as problem:
+            message = problem.message if isinstance(problem, ChannelUnavailable) else str(problem)
+            await self._db.run(imports.fail, running, error=message, at=self._clock.now())
+            return
+        await self._db.run(
+            imports.begin,
+            running,
+            content=await asyncio.to_thread(imports.packed, content),
+            content_hash=await asyncio.to_thread(_digest, content),
+            lines=reading.index.lines,
+            line_errors=tuple(reading.line_errors),
+        )
+        self._reading = reading
+
+    async def _fetched(self, running: StatementImport, channel: Channel) -> bytes:
+        fetching = asyncio.ensure_future(
+            channel.statement(
+                date.fromisoformat(running.date),
+                timeout_seconds=FETCH_SECONDS,
+                until=None if running.is_complete else self._clock.now(),
+            )
+        )
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not fetching.done():
+                raise Stopped
+            return await fetching
+        finally:
+            stopping.cancel()
+            fetching.cancel()
+
+    async def _advance(self, running: StatementImport, channel: Channel) -> None:
+        if self._reading is None or self._reading.import_id != running.import_id:
+            self._reading = None  # never two of them at once
+            packed = await self._db.read(imports.content_of, running.import_id)
+            content = await asyncio.to_thread(imports.unpacked, packed)
+            self._reading = await self._read(running, channel, content)
+        reading = self._reading
+        matching = Matching(
+            reading.index,
+            channel=running.channel,
+            date=running.date,
+            bounds=channel.capabilities.statement_day.bounds(date.fromisoformat(running.date)),
+        )
+        chunk = await reading.lines(running.processed, self._chunk)
         if channel.capabilities.fee_known is FeeKnown.STATEMENT:
             await self._book_fees(running, matching, chunk)
         if chunk and not await self._db.run(self._match, running, matching, chunk):
             return
-        if running.processed + len(chunk) >= len(matching.lines):
-            await self._db.run(self._file, running, list(matching.wrong_totals()))
-            await self._file_missing(running, channel, bounds, matching)
-            await self._db.run(self._finish, running.import_id)
-            self._parsed = None
+        if running.processed + len(chunk) >= running.lines:
+            if running.is_complete:
+                await self._db.run(self._file, running, list(matching.wrong_totals()))
+                await self._file_missing(running, channel, matching)
+            await self._db.run(self._finish, running)
+            self._reading = None
 
-    def _past_day(self, text: str, day: ChannelDay) -> date:
+    def _is_complete(self, text: str, capabilities: Capabilities, *, so_far: bool) -> bool:
+        """Whether the channel's statement of a day is complete by now.
+
+        Raises:
+            InvalidArgument: not a day, or it has not begun; without `so_far`, not complete.
+        """
+        day, ready = capabilities.statement_day, capabilities.statement_ready
         try:
             wanted = date.fromisoformat(text)
         except ValueError:
@@ -165,30 +218,17 @@ class StatementImports:
             raise InvalidArgument.of("date", f"expected a day as YYYY-MM-DD, {FIRST_YEAR} or later")
         if wanted > (now + timedelta(days=2)).date() or day.bounds(wanted)[0] > now:
             raise InvalidArgument.of("date", "is in the future")
-        ends = day.bounds(wanted)[1]
-        if ends > now:
+        complete_at = day.bounds(wanted)[1] + ready
+        if complete_at > now and not so_far:
             raise InvalidArgument.of(
-                "date", f"the channel's day is not over before {ends.isoformat()}"
+                "date",
+                f"the channel's day is not over and complete before {complete_at.isoformat()}",
             )
-        return wanted
+        return complete_at <= now
 
-    async def _open(self, running: StatementImport, channel: Channel, bounds: Bounds) -> Matching:
-        if self._parsed is None or self._parsed[0] != running.import_id:
-            self._parsed = None  # never two of them at once
-            packed = await self._db.read(imports.content_of, running.import_id)
-
-            def parse() -> Matching:
-                return Matching(
-                    channel.parse_statement(
-                        imports.unpacked(packed), date.fromisoformat(running.date)
-                    ),
-                    channel=running.channel,
-                    date=running.date,
-                    bounds=bounds,
-                )
-
-            self._parsed = (running.import_id, await asyncio.to_thread(parse))
-        return self._parsed[1]
+    async def _read(self, running: StatementImport, channel: Channel, content: bytes) -> Reading:
+        parse = partial(channel.parse_statement, content, date.fromisoformat(running.date))
+        return await Reading(running.import_id, parse, self._pace).whole()
 
     async def _match(
         self,
@@ -201,9 +241,11 @@ class StatementImports:
         if present.processed != running.processed or present.state != "RUNNING":
             return False  # another process compared it
         captures, refunds = await _named(tx, chunk, running.channel)
-        found = [matching.judge(line, captures=captures, refunds=refunds) for line in chunk]
-        await imports.advance(tx, running, processed=running.processed + len(chunk))
-        await self._file(tx, running, [finding for finding in found if finding is not None])
+        judged = [matching.judge(line, captures=captures, refunds=refunds) for line in chunk]
+        found = [finding for finding in judged if finding is not None]
+        await imports.advance(tx, running, lines=len(chunk), matched=len(chunk) - len(found))
+        if running.is_complete:
+            await self._file(tx, running, found)
         return True
 
     async def _book_fees(
@@ -235,16 +277,18 @@ class StatementImports:
                 tx, finding, difference_id=self._ids.new("DIF"), of=of, at=self._clock.now()
             )
 
-    async def _finish(self, tx: AsyncConnection, import_id: str) -> None:
-        await imports.finish(tx, import_id, at=self._clock.now())
+    async def _finish(self, tx: AsyncConnection, running: StatementImport) -> None:
+        await imports.finish(tx, running, at=self._clock.now())
 
     async def _file_missing(
-        self, running: StatementImport, channel: Channel, bounds: Bounds, matching: Matching
+        self, running: StatementImport, channel: Channel, matching: Matching
     ) -> None:
         """Files what our books have and the statement has not. The statements of the day before and
         the day after are read first: the line may be there.
         """
-        elsewhere: dict[str, str] | None = None
+        day = date.fromisoformat(running.date)
+        adjacent = AdjacentDays(channel, day, pace=self._pace, timeout_seconds=FETCH_SECONDS)
+        bounds = channel.capabilities.statement_day.bounds(day)
         async for captures, refunds in self._our_day(running, bounds):
             lost = [
                 *matching.missing_captures(captures, elsewhere={}),
@@ -252,8 +296,9 @@ class StatementImports:
             ]
             if not lost:
                 continue
-            if elsewhere is None:
-                elsewhere = await self._lines_of_adjacent_days(running, channel)
+            elsewhere = await adjacent.of(
+                [finding.refund_id or finding.attempt_id for finding in lost]
+            )
             await self._db.run(
                 self._file,
                 running,
@@ -289,33 +334,6 @@ class StatementImports:
         ):
             yield [], refunds
             after = refunds[-1].refund_id
-
-    async def _lines_of_adjacent_days(
-        self, running: StatementImport, channel: Channel
-    ) -> dict[str, str]:
-        """The day of each attempt and refund in the statements of the day before and the day after,
-        as far as there are any.
-        """
-        found: dict[str, str] = {}
-        for adjacent_day in (
-            date.fromisoformat(running.date) + timedelta(days=step) for step in (-1, 1)
-        ):
-            try:
-                content = await channel.statement(
-                    adjacent_day, timeout_seconds=self._timeout_seconds
-                )
-                found_there = await asyncio.to_thread(
-                    channel.parse_statement, content, adjacent_day
-                )
-            except (ChannelUnavailable, StatementUnreadable):
-                # the import of that day finds the line and turns the difference into a CUTOFF_SHIFT
-                continue
-            for line in found_there.lines:
-                if isinstance(line, Line):
-                    found[line.attempt_id if line.type is LineType.CAPTURE else line.refund_id] = (
-                        adjacent_day.isoformat()
-                    )
-        return found
 
 
 async def _named(

@@ -101,6 +101,7 @@ class _Control:
             Route("/_sim/money", self.list_movements, methods=["GET"]),
             Route("/_sim/buyer", self.act, methods=["POST"]),
             Route("/_sim/clock", self.advance, methods=["POST"]),
+            Route("/_sim/bills", self.set_bills, methods=["POST"]),
         ]
 
     async def health(self, _request: Request) -> Response:
@@ -188,6 +189,17 @@ class _Control:
         self._simulation.clock.advance(seconds)
         done = self._simulation.agenda.run_due()
         return JSONResponse({"now": self._simulation.clock.now().isoformat(), "done": done})
+
+    async def set_bills(self, request: Request) -> Response:
+        """Sets when the bill of a day is given."""
+        try:
+            is_early = (await request.json())["early"]
+        except (ValueError, TypeError, KeyError):
+            is_early = None
+        if not isinstance(is_early, bool):
+            return _refused("expected early")
+        self._simulation.bills.is_early = is_early
+        return JSONResponse({"early": is_early})
 
 
 def _refused(message: str, *, status: int = 400) -> Response:

@@ -78,6 +78,18 @@ class Agenda:
         return done
 
 
+@dataclass(slots=True)
+class BillRule:
+    """When a provider gives the bill of a day.
+
+    Attributes:
+        is_early: also while the day lasts, as far as it goes. No provider in China does that; it
+            lets a developer see a bill without waiting for tomorrow.
+    """
+
+    is_early: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation(Generic[C]):
     """What a provider's application works with.
@@ -96,6 +108,7 @@ class Simulation(Generic[C]):
     deliveries: Deliveries
     ids: Ids
     faults: Faults = field(default_factory=Faults)
+    bills: BillRule = field(default_factory=BillRule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import NextAction
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
-from payment_rpc.domain.statement import Statement
+from payment_rpc.domain.statement import Entry
 
 Hook = Callable[[], Awaitable[None]]
 SECRET = "right"
@@ -250,10 +250,12 @@ class ScriptedChannel:
         if self.can_learn:
             self.unknown_keys.discard(url)
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         raise ChannelUnavailable("there is none")
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         raise AssertionError("there is none")
 
     async def check(self, *, timeout_seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
@@ -12,9 +14,14 @@ from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.statement import (
     COLUMNS,
+    BadLine,
+    BadTotal,
     ChannelDay,
+    Entry,
+    Line,
     parse_statement,
 )
+from payment_rpc.domain.statement_index import StatementIndex
 
 DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
@@ -60,14 +67,49 @@ def statement(*lines: str) -> bytes:
     return "\n".join(rows).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All that stands in a statement."""
+
+    lines: tuple[Line | BadLine, ...]
+    bad_totals: tuple[BadTotal, ...]
+
+
+def whole(entries: Iterable[Entry]) -> Whole:
+    """A statement that was read to its end."""
+    found = list(entries)
+    return Whole(
+        tuple(entry for entry in found if not isinstance(entry, BadTotal)),
+        tuple(entry for entry in found if isinstance(entry, BadTotal)),
+    )
+
+
+def seen(entries: Iterable[Entry]) -> StatementIndex:
+    """What stands in a statement that was read once."""
+    index = StatementIndex()
+    for entry in entries:
+        index.see(entry)
+    index.saw_all()
+    return index
+
+
+def matching_of(entries: Iterable[Entry], day: str = "2026-11-20") -> Matching:
+    """Compares a statement of a day."""
+    bounds = DAY.bounds(date.fromisoformat(day))
+    return Matching(seen(entries), channel="sandbox", date=day, bounds=bounds)
+
+
 def findings(
     *lines: str, capture: OurCapture | None = OUR_CAPTURE, refund: OurRefund | None = OUR_REFUND
 ) -> list[Finding]:
-    parsed = parse_statement(statement(*lines))
-    matching = Matching(
-        parsed, channel="sandbox", date="2026-11-20", bounds=DAY.bounds(date(2026, 11, 20))
-    )
+    content = statement(*lines)
+    index = seen(parse_statement(content))
+    bounds = DAY.bounds(date(2026, 11, 20))
+    matching = Matching(index, channel="sandbox", date="2026-11-20", bounds=bounds)
     captures = {capture.attempt_id: capture} if capture else {}
     refunds = {refund.refund_id: refund} if refund else {}
-    judged = [matching.judge(line, captures=captures, refunds=refunds) for line in parsed.lines]
+    judged = list[Finding | None]()
+    for line in whole(parse_statement(content)).lines:
+        index.pass_by(line)
+        judged.append(matching.judge(line, captures=captures, refunds=refunds))
     return [finding for finding in judged if finding is not None]

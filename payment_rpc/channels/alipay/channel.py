@@ -4,7 +4,7 @@ is payable until its deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from typing import Final
 
@@ -38,7 +38,7 @@ from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import NextAction
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
-from payment_rpc.domain.statement import Statement
+from payment_rpc.domain.statement import Entry
 
 CAPABILITIES: Final = Capabilities(
     instruments=frozenset({Instrument.REDIRECT, Instrument.QR}),
@@ -313,7 +313,9 @@ class AlipayChannel(ChargesNothing, HoldsNothing, KeysConfigured):
         """The seven letters on which Alipay stops; every other answer is a failure to it."""
         return Ack(status_code=200, body=b"success" if accepted else b"fail")
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """The ZIP of a day's trades; no bytes for a day without trades."""
         left = TimeLeft(timeout_seconds)
         try:
@@ -330,7 +332,7 @@ class AlipayChannel(ChargesNothing, HoldsNothing, KeysConfigured):
         except (NotSent, Lost, Unclear) as problem:
             raise ChannelUnavailable(f"no statement: {problem}") from None
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         """Reads the ZIP."""
         return statements.parse(content)
 

@@ -6,7 +6,9 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,9 +23,9 @@ from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.statement import (
     BadLine,
     BadTotal,
+    Entry,
     Line,
     LineType,
-    Statement,
     StatementUnreadable,
 )
 
@@ -33,6 +35,8 @@ NO_BILL: Final = frozenset({"BILL_NOT_EXIST", "NO_BILL_DATA"})
 ZIP_BYTES_MAX: Final = 64 * 1024 * 1024
 CSV_BYTES_MAX: Final = 256 * 1024 * 1024
 
+_NOTES_MAX: Final = 100  # totals that are looked at
+_NOTHING: Final = Money.zero("CNY")
 _HOSTS: Final = (".alipay.com", ".alipaydev.com", ".alipayobjects.com")
 _DETAILS: Final = "业务明细"
 _SUMMARY: Final = "汇总"
@@ -94,60 +98,78 @@ async def download(address: str, *, base_url: str, left: TimeLeft) -> bytes:
     return answer.body
 
 
-def parse(content: bytes) -> Statement:
-    """Reads a bill; no bytes are a day without trades. Columns are found by their names.
+def parse(content: bytes) -> Iterator[Entry]:
+    """Reads a bill, row by row; no bytes are a day without trades. Columns are found by their
+    names.
 
     Raises:
         StatementUnreadable: cut off, or not a bill of trades.
     """
     if not content:
-        return Statement(lines=(), bad_totals=())
-    notes, rows = list[str](), list[str]()
-    for row in _details(content).split("\n"):
-        (notes if row.startswith("#") else rows).append(row.rstrip("\r"))
-    table = csv.reader(io.StringIO("\n".join(row for row in rows if row.strip()), newline=""))
+        return
     try:
-        header = [name.strip() for name in next(table, [])]
-        if missing := [name for name in _COLUMNS if name not in header]:
-            raise StatementUnreadable(f"there is no column {', '.join(missing)}")
-        found = [(_named(header, row), row) for row in table]
-    except csv.Error as error:
-        raise StatementUnreadable(f"not CSV: {error}") from None
-    lines = tuple(
-        _line(number, field, ",".join(row)) for number, (field, row) in enumerate(found, start=1)
-    )
-    return Statement(lines=lines, bad_totals=tuple(_bad_totals(notes, [one for one, _ in found])))
-
-
-def _details(content: bytes) -> str:
-    """The text of the file that lists trades. Names of files are in GBK too."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content), metadata_encoding="gbk") as archive:
-            names = [
-                member
-                for member in archive.infolist()
-                if _DETAILS in member.filename and _SUMMARY not in member.filename
-            ]
-            if len(names) != 1:
-                raise StatementUnreadable(f"{len(names)} files of the ZIP list trades")
-            if names[0].file_size > CSV_BYTES_MAX:
-                raise StatementUnreadable(f"more than {CSV_BYTES_MAX} bytes")
-            return archive.read(names[0]).decode("gb18030")
+        with (
+            zipfile.ZipFile(io.BytesIO(content), metadata_encoding="gbk") as archive,
+            archive.open(_details(archive)) as member,
+        ):
+            yield from _entries(io.TextIOWrapper(member, encoding="gb18030", newline="\n"))
     except UnicodeDecodeError:
         raise StatementUnreadable("not GB18030") from None
+    except csv.Error as error:
+        raise StatementUnreadable(f"not CSV: {error}") from None
     # the last three: an encrypted member, another compression, a cut one
-    except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError, OSError, EOFError):
+    except (
+        *(zipfile.BadZipFile, zlib.error, ValueError),
+        *(RuntimeError, NotImplementedError, OSError, EOFError),
+    ):
         raise StatementUnreadable("cut off, or not a ZIP") from None
 
 
-def _named(header: Sequence[str], row: Sequence[str]) -> dict[str, str] | None:
-    """The fields of a row, without the tabs with which Alipay pads them."""
-    if len(row) != len(header):
-        return None
-    return {name: value.strip() for name, value in zip(header, row, strict=True)}
+def _details(archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    """The file that lists trades. Names of files are in GBK too."""
+    found = [
+        member
+        for member in archive.infolist()
+        if _DETAILS in member.filename and _SUMMARY not in member.filename
+    ]
+    if len(found) != 1:
+        raise StatementUnreadable(f"{len(found)} files of the ZIP list trades")
+    if found[0].file_size > CSV_BYTES_MAX:
+        raise StatementUnreadable(f"more than {CSV_BYTES_MAX} bytes")
+    return found[0]
 
 
-def _line(number: int, field: Mapping[str, str] | None, text: str) -> Line | BadLine:
+def _entries(text: Iterable[str]) -> Iterator[Entry]:
+    notes = list[re.Match[str]]()
+    table = csv.reader(_rows(text, notes))
+    header = [name.strip() for name in next(table, [])]
+    if missing := [name for name in _COLUMNS if name not in header]:
+        raise StatementUnreadable(f"there is no column {', '.join(missing)}")
+    wanted = [(name, header.index(name)) for name in _COLUMNS]
+    totals = Counter[str]()
+    for number, row in enumerate(table, start=1):
+        field = None
+        if len(row) == len(header):  # Alipay pads its values with tabs
+            field = {name: row[at].strip() for name, at in wanted}
+            totals[f"{field[_KIND]} lines"] += 1
+            totals[field[_KIND]] += (yuan(field[_RECEIVED]) or _NOTHING).minor
+        yield _line(number, field, row)
+    yield from _bad_totals(notes, totals)
+
+
+def _rows(text: Iterable[str], notes: list[re.Match[str]]) -> Iterator[str]:
+    """The lines that are rows. Totals among the others go into `notes`."""
+    for line in text:
+        if line.startswith("#"):
+            total = _TOTAL.match(line)
+            if total is not None and len(notes) < _NOTES_MAX:
+                notes.append(total)
+        elif line.strip():
+            yield line.rstrip("\r\n") + "\n"
+
+
+def _line(number: int, field: Mapping[str, str] | None, row: Sequence[str]) -> Line | BadLine:
+    text = ",".join(row)
     if field is None:
         return bad_line(number, text, "another number of fields than the header")
     kind = _KINDS.get(field[_KIND])
@@ -173,22 +195,14 @@ def _line(number: int, field: Mapping[str, str] | None, text: str) -> Line | Bad
     )
 
 
-def _bad_totals(
-    notes: Sequence[str], found: Sequence[Mapping[str, str] | None]
-) -> Iterator[BadTotal]:
+def _bad_totals(notes: Sequence[re.Match[str]], there: Counter[str]) -> Iterator[BadTotal]:
     """Totals at the end that the rows do not add up to."""
-    for note in notes:
-        total = _TOTAL.match(note)
-        if total is None:
-            continue
-        of_kind = [field for field in found if field and field[_KIND] == total["kind"]]
-        there = sum(
-            ((yuan(field[_RECEIVED]) or Money.zero("CNY")).minor for field in of_kind), start=0
-        )
-        told = yuan(total["amount"])
-        if told is None or abs(told.minor) != abs(there) or int(total["lines"]) != len(of_kind):
+    for total in notes:
+        kind, told = total["kind"], yuan(total["amount"])
+        lines, minor = there[f"{kind} lines"], there[kind]
+        if told is None or abs(told.minor) != abs(minor) or int(total["lines"]) != lines:
             yield BadTotal(
-                problem=f"{total['kind']}: it says {total['lines']} of {total['amount']}, there "
-                f"are {len(of_kind)} of {Money(there, 'CNY').format()}",
-                text=note[:500],
+                problem=f"{kind}: it says {total['lines']} of {total['amount']}, there are "
+                f"{lines} of {Money(minor, 'CNY').format()}",
+                text=total.string.strip()[:500],
             )

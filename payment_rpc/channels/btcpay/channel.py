@@ -4,7 +4,7 @@ looked for before anything is made, one caller at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from math import ceil
 from typing import Final
@@ -33,7 +33,7 @@ from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
-from payment_rpc.domain.statement import Statement, StatementUnreadable
+from payment_rpc.domain.statement import Entry, StatementUnreadable
 
 _SUBJECT_MAX: Final = 500
 _METHODS: Final = frozenset({"", "page", "qr"})
@@ -280,11 +280,13 @@ class BTCPayChannel(ChargesNothing, HoldsNothing, KeysConfigured):
         """The server repeats a notice only after 5xx; any other refusal ends it for ever."""
         return Ack(status_code=200 if accepted else 503)
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """Never: its capabilities say so."""
         raise ChannelUnavailable("a BTCPay Server has no statements")
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         """Never: its capabilities say so."""
         raise StatementUnreadable("a BTCPay Server has no statements")
 

@@ -4,7 +4,7 @@ takes that step once at a time, and never after it promised not to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
@@ -38,7 +38,7 @@ from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
-from payment_rpc.domain.statement import Statement
+from payment_rpc.domain.statement import Entry
 
 CAPABILITIES: Final = Capabilities(
     instruments=frozenset({Instrument.REDIRECT}),
@@ -257,14 +257,18 @@ class PayPalChannel(ChargesNothing):
             raise ChannelUnavailable(f"no certificate: answered {answer.status_code}")
         self._certificates.learn(url, answer.body, now=self._now())
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """The pages of a day."""
         try:
-            return await statements.fetch(self._api, date, left=TimeLeft(timeout_seconds))
+            return await statements.fetch(
+                self._api, date, until=until, left=TimeLeft(timeout_seconds)
+            )
         except (NotSent, Lost, Unclear) as problem:
             raise ChannelUnavailable(f"no statement: {problem}") from None
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         """Reads the pages."""
         return statements.parse(content)
 

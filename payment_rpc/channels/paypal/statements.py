@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from typing import Final
 from urllib.parse import urlencode
 
@@ -20,9 +22,9 @@ from payment_rpc.channels.statement_rows import bad_line, line_of, without_sign
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.statement import (
     BadLine,
+    Entry,
     Line,
     LineType,
-    Statement,
     StatementUnreadable,
 )
 
@@ -59,20 +61,23 @@ class _Page(msgspec.Struct, frozen=True):
     last_refreshed_datetime: str = ""
 
 
-async def fetch(api: PayPalApi, day: date, *, left: TimeLeft) -> bytes:
-    """All pages of a day.
+async def fetch(api: PayPalApi, day: date, *, until: datetime | None, left: TimeLeft) -> bytes:
+    """All pages of a day; with `until`, of a day that is not complete.
 
     Raises:
         Unclear: no usable answer, or the day is not complete yet. NotSent, Lost: no answer.
     """
     begins, ends = UTC_DAY.bounds(day)
+    last = ends - timedelta(seconds=1)
+    if until is not None:
+        last = min(last, max(until + timedelta(seconds=1), begins))  # written without parts of it
     pages = list[bytes]()
     while True:
         number = len(pages) + 1
         query = urlencode(
             {
                 "start_date": _written(begins),
-                "end_date": _written(ends - timedelta(seconds=1)),
+                "end_date": _written(last),
                 "fields": "all",
                 "page_size": _PAGE_SIZE,
                 "page": number,
@@ -88,7 +93,7 @@ async def fetch(api: PayPalApi, day: date, *, left: TimeLeft) -> bytes:
             raise Unclear(f"answered {answer.status_code} {issue_of(answer.body)}".rstrip())
         page = decode(answer.body, _Page)
         refreshed = moment(page.last_refreshed_datetime)
-        if refreshed is not None and refreshed < ends:
+        if until is None and refreshed is not None and refreshed < ends:
             raise Unclear("the day is not complete there yet")
         pages.append(msgspec.json.format(answer.body, indent=-1))
         if number >= page.total_pages:
@@ -97,45 +102,42 @@ async def fetch(api: PayPalApi, day: date, *, left: TimeLeft) -> bytes:
             raise Unclear(f"more than {_PAGES_MAX} pages")
 
 
-def parse(content: bytes) -> Statement:
-    """Reads the pages of a day. Rows that are neither payments nor refunds are left out.
+def parse(content: bytes) -> Iterator[Entry]:
+    """Reads the pages of a day, one after the other. Rows that are neither payments nor refunds are
+    left out.
 
     Raises:
         StatementUnreadable: a page or a row is missing, or it is not such a file.
     """
-    rows = list[_Row]()
-    lines = content.split(b"\n")
-    if len(lines) < 2 or lines[-1]:
+    if not content.endswith(b"\n"):
         raise StatementUnreadable("cut off: the last line has no end")
-    for number, text in enumerate(lines[:-1], start=1):
+    pages, rows, total, lines = content.count(b"\n"), 0, 0, count(1)
+    for number, text in enumerate(io.BytesIO(content), start=1):
         try:
             page = decode(text, _Page)
         except Unclear:
             raise StatementUnreadable(f"line {number} is not a page") from None
-        if page.page != number or max(page.total_pages, 1) != len(lines) - 1:
+        if page.page != number or max(page.total_pages, 1) != pages:
             raise StatementUnreadable(f"cut off: page {number} of {page.total_pages}")
-        rows += page.transaction_details
-    if page.total_items != len(rows):
-        raise StatementUnreadable(f"cut off: {len(rows)} rows of {page.total_items}")
-    return Statement(lines=tuple(_lines(rows)), bad_totals=())
+        rows, total = rows + len(page.transaction_details), page.total_items
+        for row in page.transaction_details:
+            yield from _lines(row, lines)
+    if total != rows:
+        raise StatementUnreadable(f"cut off: {rows} rows of {total}")
 
 
-def _lines(rows: list[_Row]) -> Iterator[Line | BadLine]:
-    number = 0
-    for row in rows:
-        text = bytes(row.transaction_info)
-        shown = text.decode(errors="backslashreplace")
-        try:
-            info = decode(text, _Info)
-        except Unclear as problem:
-            number += 1
-            yield bad_line(number, shown, str(problem))
-            continue
-        amount = _signed(info.transaction_amount)
-        kind = _kind(info, amount)
-        if kind is not None:
-            number += 1
-            yield _line(number, shown, info, kind, amount)
+def _lines(row: _Row, numbers: Iterator[int]) -> Iterator[Line | BadLine]:
+    text = bytes(row.transaction_info)
+    shown = text.decode(errors="backslashreplace")
+    try:
+        info = decode(text, _Info)
+    except Unclear as problem:
+        yield bad_line(next(numbers), shown, str(problem))
+        return
+    amount = _signed(info.transaction_amount)
+    kind = _kind(info, amount)
+    if kind is not None:
+        yield _line(next(numbers), shown, info, kind, amount)
 
 
 def _kind(info: _Info, amount: Money | None) -> LineType | None:

@@ -4,7 +4,7 @@ be read is UNKNOWN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from urllib.parse import quote
 
@@ -39,7 +39,7 @@ from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
-from payment_rpc.domain.statement import ChannelDay, Statement, parse_statement
+from payment_rpc.domain.statement import ChannelDay, Entry, parse_statement
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
 
@@ -326,11 +326,13 @@ class SandboxChannel(HoldsNothing, KeysConfigured):
         except Unclear:
             raise ChannelUnavailable("the channel did not sign") from None
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """The channel's file of a day."""
         return await self._api.statement(date, timeout_seconds=timeout_seconds)
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         """Reads its CSV."""
         return parse_statement(content)
 

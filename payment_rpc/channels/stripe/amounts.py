@@ -5,6 +5,7 @@ is not always that of ISO 4217 (docs.stripe.com, "Supported currencies").
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from mesh.money import CURRENCIES as KNOWN
 from mesh.money import Money, currency_exponent
@@ -52,6 +53,7 @@ def _digits(currency: str) -> int:
     return 3 if currency in _THREE_DIGITS else 2
 
 
+@cache
 def _ratio(currency: str) -> tuple[int, int]:
     """Stripe's units per our minor units, as a fraction of which one side is 1."""
     more = _digits(currency) - currency_exponent(currency)

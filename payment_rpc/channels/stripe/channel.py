@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 
@@ -41,7 +41,7 @@ from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundFact
-from payment_rpc.domain.statement import Statement
+from payment_rpc.domain.statement import Entry
 
 # Stripe keeps idempotency keys for a day at least
 _RESEND_WINDOW = timedelta(hours=23)
@@ -306,11 +306,13 @@ class StripeChannel(KeysConfigured):
         """Stripe takes any 2xx, and delivers again for three days otherwise."""
         return Ack(status_code=200 if accepted else 400)
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """The rows of the account's balance of a day."""
         return await statements.download(self._api, date, time_left=TimeLeft(timeout_seconds))
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         """Reads them."""
         return statements.parse(content)
 

@@ -7,8 +7,10 @@ the others, so that a file that was cut off is noticed.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import islice
 
 import msgspec
 
@@ -31,15 +33,16 @@ from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.statement import (
     BadLine,
+    Entry,
     Line,
     LineType,
-    Statement,
     StatementUnreadable,
 )
 
 BYTES_MAX = 96 * 1024 * 1024
 _PAGE = "100"
 _PARTIAL = "partial_capture_reversal"
+_PARTIAL_BYTES = _PARTIAL.encode()
 
 _TYPES = {
     "charge": LineType.CAPTURE,
@@ -182,8 +185,8 @@ def _kept(row: _Row) -> _Kept:
     )
 
 
-def parse(content: bytes) -> Statement:
-    """Reads a file.
+def parse(content: bytes) -> Iterator[Entry]:
+    """Reads a file, line by line.
 
     Raises:
         StatementUnreadable: too long, cut off, or not one of these files.
@@ -192,43 +195,45 @@ def parse(content: bytes) -> Statement:
         raise StatementUnreadable(f"more than {BYTES_MAX} bytes")
     if not content.endswith(b"\n"):
         raise StatementUnreadable("cut off: the last line does not end")
-    *bodies, last = content.splitlines()
+    last = content.rfind(b"\n", 0, -1) + 1
     try:
-        end = msgspec.json.decode(last, type=_End)
+        end = msgspec.json.decode(content[last:], type=_End)
     except UNREADABLE:
         raise StatementUnreadable("cut off: the last line does not count the others") from None
-    if end.rows != len(bodies):
-        raise StatementUnreadable(f"cut off: it counts {end.rows} lines, there are {len(bodies)}")
-    rows = [_read(body) for body in bodies]
-    lines = list[Line | BadLine]()
-    returned = _returned(rows)
-    for number, (row, body) in enumerate(zip(rows, bodies, strict=True), start=1):
-        shown = body.decode(errors="backslashreplace")
-        if row is None:
-            lines.append(bad_line(number, shown, "not a row of this channel"))
+    if end.rows != (there := content.count(b"\n") - 1):
+        raise StatementUnreadable(f"cut off: it counts {end.rows} lines, there are {there}")
+    returned = _returned(content)
+    for number, body in enumerate(islice(io.BytesIO(content), there), start=1):
+        try:
+            row = msgspec.json.decode(body, type=_Kept)
+        except UNREADABLE:
+            yield bad_line(number, _shown(body), "not a row of this channel")
             continue
         try:
-            lines.extend(_lines(number, shown, row, returned))
+            yield from _lines(number, _shown(body), row, returned)
         except Unclear as problem:
-            lines.append(bad_line(number, shown, str(problem)))
-    return Statement(lines=tuple(lines), bad_totals=())
+            yield bad_line(number, _shown(body), str(problem))
 
 
-def _read(body: bytes) -> _Kept | None:
-    try:
-        return msgspec.json.decode(body, type=_Kept)
-    except UNREADABLE:
-        return None
+def _shown(body: bytes) -> str:
+    return body.rstrip().decode(errors="backslashreplace")
 
 
-def _returned(rows: Sequence[_Kept | None]) -> dict[str, int]:
+def _returned(content: bytes) -> dict[str, int]:
     """What was let go of holds, by payment: a capture of a part is booked as the whole charge, and
-    the rest as a row of its own.
+    the rest as a row of its own, which may come later. Such rows are few: only they are read here.
     """
     found: dict[str, int] = {}
-    for row in rows:
+    at = content.find(_PARTIAL_BYTES)
+    while at >= 0:
+        begins, ends = content.rfind(b"\n", 0, at) + 1, content.find(b"\n", at)
+        try:
+            row = msgspec.json.decode(content[begins:ends], type=_Kept)
+        except UNREADABLE:  # told when its turn comes
+            row = None
         if row is not None and row.category == _PARTIAL and row.intent:
             found[row.intent] = found.get(row.intent, 0) - row.amount
+        at = content.find(_PARTIAL_BYTES, ends)
     return found
 
 

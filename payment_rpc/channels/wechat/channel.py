@@ -4,7 +4,7 @@ WeChat itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
@@ -38,7 +38,7 @@ from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
-from payment_rpc.domain.statement import Statement
+from payment_rpc.domain.statement import Entry
 
 CAPABILITIES: Final = Capabilities(
     instruments=frozenset({Instrument.QR, Instrument.REDIRECT, Instrument.CLIENT_PARAMS}),
@@ -305,7 +305,9 @@ class WechatChannel(ChargesNothing, HoldsNothing, KeysConfigured):
             body=b'{"code":"FAIL","message":"not accepted"}',
         )
 
-    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+    async def statement(
+        self, date: date, *, timeout_seconds: float, until: datetime | None = None
+    ) -> bytes:
         """The packed CSV of a day's trades; no bytes for a day without trades."""
         left = TimeLeft(timeout_seconds)
         target = f"/v3/bill/tradebill?bill_date={date.isoformat()}&bill_type=ALL&tar_type=GZIP"
@@ -317,7 +319,7 @@ class WechatChannel(ChargesNothing, HoldsNothing, KeysConfigured):
         except (NotSent, Lost, Unclear) as problem:
             raise ChannelUnavailable(f"no statement: {problem}") from None
 
-    def parse_statement(self, content: bytes, date: date) -> Statement:
+    def parse_statement(self, content: bytes, date: date) -> Iterator[Entry]:
         """Reads the CSV."""
         return statements.parse(content)
 

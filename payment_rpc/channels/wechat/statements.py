@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import io
 import zlib
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,9 +24,9 @@ from payment_rpc.channels.wechat.api import Reply, WechatApi
 from payment_rpc.domain.statement import (
     BadLine,
     BadTotal,
+    Entry,
     Line,
     LineType,
-    Statement,
     StatementUnreadable,
 )
 
@@ -32,6 +34,7 @@ NO_TRADES: Final = "NO_STATEMENT_EXIST"  # of that day; asking again gives no ot
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 TEXT_BYTES_MAX: Final = 256 * 1024 * 1024
 
+_NOTHING: Final = Money.zero("CNY")
 _GZIP: Final = b"\x1f\x8b"
 _TRADE_NO, _ATTEMPT, _STATE, _AT = "微信订单号", "商户订单号", "交易状态", "交易时间"
 _AMOUNT, _REFUNDED, _FEE, _CURRENCY = "订单金额", "申请退款金额", "手续费", "货币种类"
@@ -85,29 +88,44 @@ async def download(api: WechatApi, reply: Reply, *, base_url: str, left: TimeLef
     return answer.body
 
 
-def parse(content: bytes) -> Statement:
-    """Reads a bill; no bytes are a day without trades. Columns are found by their names.
+def parse(content: bytes) -> Iterator[Entry]:
+    """Reads a bill, row by row; no bytes are a day without trades. Columns are found by their
+    names.
 
     Raises:
         StatementUnreadable: cut off, or not a bill of trades.
     """
     if not content:
-        return Statement(lines=(), bad_totals=())
+        return
+    text = io.TextIOWrapper(io.BytesIO(_unpacked(content)), encoding="utf-8-sig", newline="\r\n")
     try:
-        rows = [row for row in _unpacked(content).decode("utf-8-sig").split("\r\n") if row]
+        yield from _entries(row.removesuffix("\r\n") for row in text)
     except UnicodeDecodeError:
         raise StatementUnreadable("not UTF-8") from None
-    header = rows[0].split(",") if rows else []
+
+
+def _entries(lines: Iterator[str]) -> Iterator[Entry]:
+    rows = filter(None, lines)
+    header = next(rows, "").split(",")
     if missing := [name for name in _COLUMNS if name not in header]:
         raise StatementUnreadable(f"there is no column {', '.join(missing)}")
-    # after the trades: the names of the totals, and the totals
-    if len(rows) < 3 or _COUNT not in rows[-2].split(","):
+    wanted = [(name, header.index(name)) for name in _COLUMNS]
+    number, there, waiting = 0, Counter[str](), deque[str]()
+    for later in rows:
+        waiting.append(later)
+        if len(waiting) < 3:
+            continue  # after the trades: the names of the totals, and the totals
+        number, row = number + 1, waiting.popleft()
+        field = _named(wanted, len(header), row)
+        if field is not None:
+            for column in _SUMS.values():
+                there[column] += (yuan(field[column]) or _NOTHING).minor
+        yield _line(number, field, row)
+    if len(waiting) < 2 or _COUNT not in waiting[0].split(","):
         raise StatementUnreadable("cut off: there are no totals at the end")
-    found = [(_named(header, row), row) for row in rows[1:-2]]
-    lines = tuple(_line(number, field, row) for number, (field, row) in enumerate(found, start=1))
-    totals = _named(rows[-2].split(","), rows[-1])
-    fields = [field for field, _ in found]
-    return Statement(lines=lines, bad_totals=tuple(_bad_totals(totals, rows[-1], fields)))
+    names = waiting[0].split(",")
+    totals = _named([(name, at) for at, name in enumerate(names)], len(names), waiting[1])
+    yield from _bad_totals(totals, waiting[1], number, there)
 
 
 def _must_have_hash(content: bytes, told: _Address) -> None:
@@ -140,13 +158,15 @@ def _unpacked(content: bytes) -> bytes:
     return text
 
 
-def _named(header: Sequence[str], row: str) -> dict[str, str] | None:
-    """The fields of a row. A product's name may hold a comma, but no comma and backtick."""
+def _named(wanted: Sequence[tuple[str, int]], columns: int, row: str) -> dict[str, str] | None:
+    """The wanted fields of a row, by name and position. A product's name may hold a comma, but no
+    comma and backtick.
+    """
     values = row.split(",`")
-    if len(values) != len(header) or not values[0].startswith("`"):
+    if len(values) != columns or not values[0].startswith("`"):
         return None
     values[0] = values[0][1:]
-    return {name: value.strip() for name, value in zip(header, values, strict=True)}
+    return {name: values[at].strip() for name, at in wanted}
 
 
 def _line(number: int, field: Mapping[str, str] | None, text: str) -> Line | BadLine:
@@ -187,24 +207,21 @@ def _line(number: int, field: Mapping[str, str] | None, text: str) -> Line | Bad
 
 
 def _bad_totals(
-    totals: Mapping[str, str] | None, text: str, found: Sequence[Mapping[str, str] | None]
+    totals: Mapping[str, str] | None, text: str, lines: int, there: Mapping[str, int]
 ) -> Iterator[BadTotal]:
     """Totals that the rows do not add up to."""
     if totals is None:
         yield BadTotal(problem="the totals cannot be read", text=text[:500])
         return
-    if totals[_COUNT] != str(len(found)):
+    if totals[_COUNT] != str(lines):
         yield BadTotal(
-            problem=f"it says {totals[_COUNT][:20]} rows, there are {len(found)}", text=text[:500]
+            problem=f"it says {totals[_COUNT][:20]} rows, there are {lines}", text=text[:500]
         )
     for name, column in _SUMS.items():
-        there = sum(
-            (yuan(field[column]) or Money.zero("CNY")).minor for field in found if field is not None
-        )
-        told = yuan(totals.get(name, ""))
-        if told is None or told.minor != there:
+        minor, told = there.get(column, 0), yuan(totals.get(name, ""))
+        if told is None or told.minor != minor:
             yield BadTotal(
                 problem=f"{name}: it says {totals.get(name, 'nothing')[:20]}, there are "
-                f"{Money(there, 'CNY').format()}",
+                f"{Money(minor, 'CNY').format()}",
                 text=text[:500],
             )

@@ -203,7 +203,10 @@ class Gateway:
             raise Refused("40004", "invalid_arguments", "入参不合法")
         now = self._simulation.clock.now()
         ready_at = china_hour(day + timedelta(days=1), _BILL_HOUR)
-        if china_day(now) <= day or now < ready_at or not has_moves(self._trades.trades, day):
+        is_early = china_day(now) <= day or now < ready_at
+        if (is_early and not self._simulation.bills.is_early) or not has_moves(
+            self._trades.trades, day
+        ):
             raise Refused("40004", "isp.bill_not_exist", "账单不存在")
         token = f"{next(self._numbers):020}"
         self._bills[token] = (kind, day, now + timedelta(seconds=_BILL_URL_SECONDS))

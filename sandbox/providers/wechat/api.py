@@ -105,7 +105,7 @@ class Api:
         if bill_type not in BILL_TYPES:
             raise wrong("bill_type")
         kind = (bill_type, day)
-        if kind not in self._bills:
+        if kind not in self._bills or self._is_early(day):
             made = trade_bill(
                 self._orders.orders, day, self._simulation.config, bill_type=bill_type
             )
@@ -118,7 +118,7 @@ class Api:
         if query.get("account_type", "BASIC") != "BASIC":
             raise wrong("account_type")
         kind = ("FUNDS", self._bill_day(query))
-        if kind not in self._bills:
+        if kind not in self._bills or self._is_early(kind[1]):
             self._keep(kind, fund_flow_bill(self._orders.orders, kind[1]))
         return self._address(kind, query)
 
@@ -135,12 +135,16 @@ class Api:
             day = date.fromisoformat(text)
         except ValueError:
             raise wrong("bill_date") from None
-        today = china_day(now)
-        if day.isoformat() != text or not today - timedelta(days=_BILL_DAYS) <= day < today:
+        today, is_early = china_day(now), self._simulation.bills.is_early
+        last = today if is_early else today - timedelta(days=1)
+        if day.isoformat() != text or not today - timedelta(days=_BILL_DAYS) <= day <= last:
             raise wrong("bill_date")
-        if now < china_hour(day + timedelta(days=1), _BILL_HOUR):
+        if self._is_early(day) and not is_early:
             raise Refused("STATEMENT_CREATING", "账单生成中")
         return day
+
+    def _is_early(self, day: date) -> bool:
+        return self._simulation.clock.now() < china_hour(day + timedelta(days=1), _BILL_HOUR)
 
     def _keep(self, kind: tuple[str, date], made: bytes | None) -> None:
         if made is None:

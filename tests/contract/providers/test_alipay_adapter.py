@@ -18,6 +18,7 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.statement import Line, LineType
 from sandbox.providers.china import china_day
 from tests.builders.provider_channels import SimulatedChannel, simulated_channel
+from tests.builders.statements import whole
 from tests.support.provider_keys import MERCHANT, PROVIDER, private_pem, public_pem
 
 ATTEMPT, REFUND = "AT00000000000000000000000001", "RF00000000000000000000000001"
@@ -231,7 +232,7 @@ async def test_a_day_is_read_from_the_bill(world):
     day = china_day(world.clock.now())
     await world.advance(2 * 86_400)
     content = await world.channel.statement(day, timeout_seconds=10)
-    statement = world.channel.parse_statement(content, day)
+    statement = whole(world.channel.parse_statement(content, day))
     assert statement.bad_totals == ()
     taken, given = statement.lines
     assert isinstance(taken, Line)
@@ -252,6 +253,20 @@ async def test_a_day_is_read_from_the_bill(world):
         asked.channel_refund_no,
         Money(6, "CNY"),
     )
+
+
+async def test_a_bill_of_a_day_that_lasts_is_given_by_a_simulator_that_was_told_to(world):
+    await world.buy(ATTEMPT, 9990)
+    now = world.clock.now()
+    day = china_day(now)
+    with pytest.raises(ChannelUnavailable):
+        await world.channel.statement(day, until=now, timeout_seconds=10)
+    assert (await world.client.post("/_sim/bills", json={"early": 1})).status_code == 400
+    await world.client.post("/_sim/bills", json={"early": True})
+    for lines in (1, 2):
+        content = await world.channel.statement(day, until=now, timeout_seconds=10)
+        assert len(whole(world.channel.parse_statement(content, day)).lines) == lines
+        await world.refund(REFUND, ATTEMPT, 1000, 9990)
 
 
 async def test_a_day_without_trades_is_empty_once_its_bill_would_be_there(world):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, timedelta
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from payment_rpc.domain.facts import ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.statement import LineType
 from tests.builders.provider_channels import SimulatedPayPal, simulated_channel
+from tests.builders.statements import whole
 
 ATTEMPT, REFUND = "AT00000000000000000000000001", "RF00000000000000000000000001"
 PENDING, CAPTURED = ChannelStatus.PENDING, ChannelStatus.CAPTURED
@@ -364,7 +366,8 @@ async def test_a_day_is_read_from_transaction_search(world):
     day = world.running.simulation.clock.now().astimezone(UTC).date()
     await world.advance(2 * 86_400)
     content = await world.channel.statement(day, timeout_seconds=TIMEOUT)
-    taken, back = world.channel.parse_statement(content, day).lines
+    lines: Any = whole(world.channel.parse_statement(content, day)).lines
+    taken, back = lines
     assert (taken.type, taken.attempt_id, taken.trade_no, taken.fee) == (
         LineType.CAPTURE,
         ATTEMPT,
@@ -378,7 +381,17 @@ async def test_a_day_is_read_from_transaction_search(world):
         Money(1000, "USD"),
     )
     empty = await world.channel.statement(day - timedelta(days=3), timeout_seconds=TIMEOUT)
-    assert world.channel.parse_statement(empty, day).lines == ()
+    assert whole(world.channel.parse_statement(empty, day)).lines == ()
+
+
+async def test_a_day_that_lasts_is_listed_as_far_as_it_goes(world):
+    paid = await world.buy(ATTEMPT, 9990)
+    now = world.running.simulation.clock.now()
+    with pytest.raises(ChannelUnavailable, match="not complete"):
+        await world.channel.statement(now.date(), timeout_seconds=TIMEOUT)
+    content = await world.channel.statement(now.date(), until=now, timeout_seconds=TIMEOUT)
+    (line,) = whole(world.channel.parse_statement(content, now.date())).lines
+    assert getattr(line, "trade_no", "") == paid.trade_no
 
 
 @pytest.mark.parametrize("kind", ["lost_answer", "nonsense", "empty"])

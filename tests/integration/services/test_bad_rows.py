@@ -248,10 +248,11 @@ async def test_a_statement_that_cannot_be_read_keeps_no_other_from_being_compare
     imports = world.app.statement_imports
     world.clock.advance(DAY_SECONDS)
     begun = await imports.import_statement("sandbox", TODAY)
+    await imports.run_once()  # fetches it
     await plant(
         world.db,
         "INSERT INTO statement_import SELECT 'A', channel, '2020-01-01', content_hash, '?', "
-        "state, line_count, processed, "
+        "state, line_count, processed, matched, is_complete, "
         "line_errors, error, created_at, finished_at FROM statement_import",
     )
     with capture_logs() as logs:

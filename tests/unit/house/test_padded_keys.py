@@ -78,7 +78,6 @@ ORIGINS = {
     "client_request_id": O.CALLER,
     "code_digest": O.OURS,
     "consumer": O.OURS,
-    "content_hash": O.OURS,
     "currency": O.CALLER,
     "customer_digest": O.OURS,
     "dedupe_key": O.OURS,
@@ -113,7 +112,6 @@ ORIGINS = {
     "session_id": O.CALLER,
     "sku_id": O.CALLER,
     "state": O.OURS,
-    "statement_date": O.CALLER,
     "subject": O.OURS,
     "target": O.OURS,
     "token_digest": O.OURS,
@@ -229,10 +227,7 @@ def test_no_field_of_a_request_that_may_end_with_a_space_goes_into_a_key(path: s
 
 
 def test_every_key_that_callers_name_is_a_field_of_some_request() -> None:
-    # there it is called date
-    named = {field[-1].name for method in METHODS for field in texts(method.input_type)} | {
-        "statement_date"
-    }
+    named = {field[-1].name for method in METHODS for field in texts(method.input_type)}
     assert {name for name, origin in ORIGINS.items() if origin is O.CALLER} <= named
 
 

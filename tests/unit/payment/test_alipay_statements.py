@@ -11,11 +11,17 @@ import pytest
 
 from mesh.money import Money
 from payment_rpc.channels.alipay import statements
-from payment_rpc.channels.alipay.statements import download, must_be_ready, parse
+from payment_rpc.channels.alipay.statements import download, must_be_ready
 from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.statement import BadLine, Line, LineType, StatementUnreadable
+from tests.builders.statements import Whole, whole
+
+
+def parse(content: bytes) -> Whole:
+    return whole(statements.parse(content))
+
 
 HEADER = (
     "支付宝交易号,商户订单号,业务类型,商品名称,完成时间,订单金额（元）,商家实收（元）,"

@@ -73,7 +73,7 @@ def test_a_line_of_a_statement_with_a_strange_time_is_a_bad_line_and_the_others_
         f"2,CAPTURE,T2,ATT2,,100.00,CNY,0.60,{GOOD}",
     ]
     content = "\n".join([",".join(COLUMNS), *lines, "SUM,CAPTURE,CNY,2,200.00,1.20", "END,2"])
-    bad, good = parse_statement(content.encode()).lines
+    bad, good = parse_statement(content.encode())
     assert isinstance(bad, BadLine)
     assert bad.problem.startswith("occurred_at")
     assert isinstance(good, Line)

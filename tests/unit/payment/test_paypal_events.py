@@ -18,6 +18,7 @@ from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.statement import BadLine, LineType, StatementUnreadable
+from tests.builders.statements import whole
 
 USD = {"currency_code": "USD", "value": "99.99"}
 AMOUNT = Money(9999, "USD")
@@ -192,7 +193,7 @@ def test_rows_of_a_day():
         row(transaction_status="P"),
         row(transaction_status="D"),
     ]
-    lines: Any = statements.parse(page(rows)).lines
+    lines: Any = whole(statements.parse(page(rows))).lines
     taken, given = lines
     assert (taken.type, taken.attempt_id, taken.amount, taken.fee) == (
         LineType.CAPTURE,
@@ -220,14 +221,14 @@ def test_rows_of_a_day():
     ],
 )
 def test_a_row_that_cannot_be_read_stops_no_other(bad):
-    lines: Any = statements.parse(page([bad, row()])).lines
+    lines: Any = whole(statements.parse(page([bad, row()]))).lines
     first, second = lines
     assert isinstance(first, BadLine)
     assert (second.line_no, second.amount) == (2, AMOUNT)
 
 
 def test_a_day_without_rows_is_empty():
-    assert statements.parse(page([])).lines == ()
+    assert whole(statements.parse(page([]))).lines == ()
 
 
 @pytest.mark.parametrize(
@@ -245,4 +246,4 @@ def test_a_day_without_rows_is_empty():
 )
 def test_a_file_with_something_missing_is_refused(content):
     with pytest.raises(StatementUnreadable):
-        statements.parse(content)
+        whole(statements.parse(content))

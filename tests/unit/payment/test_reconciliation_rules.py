@@ -13,12 +13,10 @@ import pytest
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Action, Difference, DifferenceState, Finding, Kind
 from payment_rpc.domain.errors import DifferenceStateInvalid
-from payment_rpc.domain.reconciliation import Matching
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.statement import (
     BadLine,
     Line,
-    Statement,
     StatementUnreadable,
     parse_statement,
 )
@@ -30,7 +28,9 @@ from tests.builders.statements import (
     OUR_REFUND,
     REFUND,
     findings,
+    matching_of,
     statement,
+    whole,
 )
 
 
@@ -130,12 +130,7 @@ def test_a_capture_of_another_day_is_a_shift_and_has_the_key_of_the_missing_one(
     ours = replace(OUR_CAPTURE, captured_at=NOON - timedelta(days=1))
     (found,) = findings(CAPTURE, capture=ours)
     assert found.kind is Kind.CUTOFF_SHIFT
-    matching = Matching(
-        Statement(lines=(), bad_totals=()),
-        channel="sandbox",
-        date="2026-11-19",
-        bounds=DAY.bounds(date(2026, 11, 19)),
-    )
+    matching = matching_of((), "2026-11-19")
     (missing,) = matching.missing_captures([ours], elsewhere={})
     assert (missing.kind, missing.key) == (Kind.MISSING_CHANNEL, found.key)
 
@@ -155,7 +150,7 @@ def test_a_capture_of_another_day_is_a_shift_and_has_the_key_of_the_missing_one(
     ],
 )
 def test_a_bad_row_is_told_and_the_next_one_is_read(line: str, problem: str) -> None:
-    bad, good = parse_statement(statement(line, REFUND)).lines
+    bad, good = whole(parse_statement(statement(line, REFUND))).lines
     assert isinstance(bad, BadLine)
     assert problem in bad.problem
     assert isinstance(good, Line)
@@ -173,7 +168,7 @@ def test_a_bad_row_is_told_and_the_next_one_is_read(line: str, problem: str) -> 
 )
 def test_a_file_that_is_not_whole_is_refused(content: bytes, problem: str) -> None:
     with pytest.raises(StatementUnreadable, match=problem):
-        parse_statement(content)
+        whole(parse_statement(content))
 
 
 SUMS = ("SUM,CAPTURE,CNY,2,150.00,0.90", "SUM,REFUND,CNY,1,25.00,0.15")
@@ -185,20 +180,24 @@ def with_totals(*sums: str, lines: tuple[str, ...] = (CAPTURE, OTHER, REFUND)) -
 
 
 def test_totals_that_the_lines_add_up_to_are_fine() -> None:
-    assert parse_statement(with_totals(*SUMS)).bad_totals == ()
-    assert parse_statement(statement()).bad_totals == ()
+    assert whole(parse_statement(with_totals(*SUMS))).bad_totals == ()
+    assert whole(parse_statement(statement())).bad_totals == ()
 
 
 def test_a_line_without_money_counts_in_no_total_and_one_that_is_bad_otherwise_does() -> None:
     assert (
-        parse_statement(
-            with_totals(*SUMS, lines=(CAPTURE, OTHER, REFUND, CAPTURE.replace("100.00", "n/a")))
+        whole(
+            parse_statement(
+                with_totals(*SUMS, lines=(CAPTURE, OTHER, REFUND, CAPTURE.replace("100.00", "n/a")))
+            )
         ).bad_totals
         == ()
     )
     assert (
-        parse_statement(
-            with_totals(*SUMS, lines=(CAPTURE, OTHER.replace("2026-11-20T", "noon"), REFUND))
+        whole(
+            parse_statement(
+                with_totals(*SUMS, lines=(CAPTURE, OTHER.replace("2026-11-20T", "noon"), REFUND))
+            )
         ).bad_totals
         == ()
     )
@@ -230,13 +229,11 @@ def test_a_line_without_money_counts_in_no_total_and_one_that_is_bad_otherwise_d
 def test_a_total_that_the_lines_do_not_add_up_to_is_one_finding(
     sums: tuple[str, ...], problem: str
 ) -> None:
-    parsed = parse_statement(with_totals(*sums))
+    parsed = whole(parse_statement(with_totals(*sums)))
     assert len(parsed.lines) == 3
     (total,) = parsed.bad_totals
     assert problem in total.problem
-    (found,) = Matching(
-        parsed, channel="sandbox", date="2026-11-20", bounds=DAY.bounds(date(2026, 11, 20))
-    ).wrong_totals()
+    (found,) = matching_of(parse_statement(with_totals(*sums))).wrong_totals()
     assert (found.kind, found.default_action) == (Kind.TOTAL_MISMATCH, Action.ATTENTION)
     assert problem in found.reason
 

@@ -18,7 +18,8 @@ from payment_rpc.channels.stripe.statements import parse
 from payment_rpc.domain.dispute import DisputeFact, DisputeStatus
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus
-from payment_rpc.domain.statement import BadLine, Line, LineType, Statement, StatementUnreadable
+from payment_rpc.domain.statement import BadLine, Line, LineType, StatementUnreadable
+from tests.builders.statements import Whole, whole
 
 USD = Money(9999, "USD")
 DECLINED = {"code": "card_declined", "decline_code": "generic_decline", "message": "No."}
@@ -452,9 +453,9 @@ def test_what_cannot_be_believed_is_a_reason_to_ask(body: bytes) -> None:
     assert (ask.subject.attempt_id, ask.subject.ref) == ("ATT1", "pi_1")
 
 
-def statement(*rows: list[Any]) -> Statement:
+def statement(*rows: list[Any]) -> Whole:
     lines = [msgspec.json.encode(row) for row in rows]
-    return parse(b"\n".join([*lines, b'{"rows":%d}' % len(rows)]) + b"\n")
+    return whole(parse(b"\n".join([*lines, b'{"rows":%d}' % len(rows)]) + b"\n"))
 
 
 def row(category: str, amount: int, fee: int = 0, **more: Any) -> list[Any]:
@@ -560,7 +561,7 @@ def test_what_was_let_go_of_a_hold_is_taken_off_its_charge() -> None:
 )
 def test_a_file_that_was_cut_off_is_refused(content: bytes) -> None:
     with pytest.raises(StatementUnreadable):
-        parse(content)
+        whole(parse(content))
 
 
 def test_an_empty_day_has_no_lines() -> None:

@@ -9,8 +9,13 @@ import pytest
 
 from mesh.money import Money
 from payment_rpc.channels.wechat import statements
-from payment_rpc.channels.wechat.statements import parse
 from payment_rpc.domain.statement import BadLine, Line, LineType, StatementUnreadable
+from tests.builders.statements import Whole, whole
+
+
+def parse(content: bytes) -> Whole:
+    return whole(statements.parse(content))
+
 
 HEADER = (
     "交易时间,微信订单号,商户订单号,交易状态,货币种类,微信退款单号,商户退款单号,商品名称,手续费,"

@@ -30,11 +30,13 @@ class _ImportStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportSta
     IMPORT_STATE_UNSPECIFIED: _ImportState.ValueType  # 0
     """Never stored."""
     IMPORT_STATE_RUNNING: _ImportState.ValueType  # 1
-    """Being read and matched."""
+    """Being matched."""
     IMPORT_STATE_DONE: _ImportState.ValueType  # 2
     """Done."""
     IMPORT_STATE_FAILED: _ImportState.ValueType  # 3
     """The statement could not be fetched or read; `error` says why. Import again."""
+    IMPORT_STATE_FETCHING: _ImportState.ValueType  # 4
+    """Being fetched and read."""
 
 class ImportState(_ImportState, metaclass=_ImportStateEnumTypeWrapper):
     """State of an import."""
@@ -42,11 +44,13 @@ class ImportState(_ImportState, metaclass=_ImportStateEnumTypeWrapper):
 IMPORT_STATE_UNSPECIFIED: ImportState.ValueType  # 0
 """Never stored."""
 IMPORT_STATE_RUNNING: ImportState.ValueType  # 1
-"""Being read and matched."""
+"""Being matched."""
 IMPORT_STATE_DONE: ImportState.ValueType  # 2
 """Done."""
 IMPORT_STATE_FAILED: ImportState.ValueType  # 3
 """The statement could not be fetched or read; `error` says why. Import again."""
+IMPORT_STATE_FETCHING: ImportState.ValueType  # 4
+"""Being fetched and read."""
 Global___ImportState: _TypeAlias = ImportState  # noqa: Y015
 
 @_typing.final
@@ -67,6 +71,8 @@ class StatementImport(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    SO_FAR_FIELD_NUMBER: _builtins.int
     import_id: _builtins.str
     """"IMP" and a ULID."""
     channel: _builtins.str
@@ -76,7 +82,7 @@ class StatementImport(_message.Message):
     state: Global___ImportState.ValueType
     """Where it stands."""
     content_hash: _builtins.str
-    """SHA-256 of the statement, hex."""
+    """SHA-256 of the statement, hex; empty while it is being fetched."""
     lines: _builtins.int
     """Lines in the statement."""
     processed: _builtins.int
@@ -85,6 +91,10 @@ class StatementImport(_message.Message):
     """Differences that were filed."""
     error: _builtins.str
     """Why it FAILED."""
+    matched: _builtins.int
+    """Lines that agree with our books, of those matched so far."""
+    so_far: _builtins.bool
+    """The day was not complete: what does not agree is no difference yet, and the day is imported once more when it is complete."""
     @_builtins.property
     def line_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lines that could not be read, with line number and reason."""
@@ -112,10 +122,12 @@ class StatementImport(_message.Message):
         error: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         finished_at: _timestamp_pb2.Timestamp | None = ...,
+        matched: _builtins.int = ...,
+        so_far: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "finished_at", b"finished_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "content_hash", b"content_hash", "created_at", b"created_at", "date", b"date", "differences", b"differences", "error", b"error", "finished_at", b"finished_at", "import_id", b"import_id", "line_errors", b"line_errors", "lines", b"lines", "processed", b"processed", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "content_hash", b"content_hash", "created_at", b"created_at", "date", b"date", "differences", b"differences", "error", b"error", "finished_at", b"finished_at", "import_id", b"import_id", "line_errors", b"line_errors", "lines", b"lines", "matched", b"matched", "processed", b"processed", "so_far", b"so_far", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,19 +231,23 @@ class ImportStatementRequest(_message.Message):
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     DATE_FIELD_NUMBER: _builtins.int
+    SO_FAR_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """The channel, e.g. "sandbox"."""
     date: _builtins.str
     """The channel's day."""
+    so_far: _builtins.bool
+    """Take a day that is not complete as far as it goes: fees are booked, no differences are filed."""
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
         date: _builtins.str = ...,
+        so_far: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "date", b"date"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "date", b"date", "so_far", b"so_far"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

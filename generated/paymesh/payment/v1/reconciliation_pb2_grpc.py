@@ -62,8 +62,8 @@ class ReconciliationServiceServicer:
     """
 
     def ImportStatement(self, request, context):
-        """Fetches the statement of a channel for a day from the configured address, matches it and files the differences. Importing the same bytes again
-        changes nothing. Runs on in the background; ask with GetStatementImport.
+        """Begins to fetch the statement of a channel for a day, to match it and to file the differences. Importing it again files and books nothing twice.
+        While an import of the day is under way the answer is that one. Runs on in the background; ask with GetStatementImport.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

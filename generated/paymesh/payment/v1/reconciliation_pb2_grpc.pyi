@@ -34,8 +34,8 @@ class ReconciliationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReconciliationServiceAsyncStub: ...
     ImportStatement: _grpc.UnaryUnaryMultiCallable[_reconciliation_pb2.ImportStatementRequest, _reconciliation_pb2.ImportStatementResponse]
-    """Fetches the statement of a channel for a day from the configured address, matches it and files the differences. Importing the same bytes again
-    changes nothing. Runs on in the background; ask with GetStatementImport.
+    """Begins to fetch the statement of a channel for a day, to match it and to file the differences. Importing it again files and books nothing twice.
+    While an import of the day is under way the answer is that one. Runs on in the background; ask with GetStatementImport.
     """
     GetStatementImport: _grpc.UnaryUnaryMultiCallable[_reconciliation_pb2.GetStatementImportRequest, _reconciliation_pb2.GetStatementImportResponse]
     """Shows how far an import is."""
@@ -50,8 +50,8 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportStatement: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.ImportStatementRequest, _reconciliation_pb2.ImportStatementResponse]  # type: ignore[assignment]
-    """Fetches the statement of a channel for a day from the configured address, matches it and files the differences. Importing the same bytes again
-    changes nothing. Runs on in the background; ask with GetStatementImport.
+    """Begins to fetch the statement of a channel for a day, to match it and to file the differences. Importing it again files and books nothing twice.
+    While an import of the day is under way the answer is that one. Runs on in the background; ask with GetStatementImport.
     """
     GetStatementImport: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.GetStatementImportRequest, _reconciliation_pb2.GetStatementImportResponse]  # type: ignore[assignment]
     """Shows how far an import is."""
@@ -69,8 +69,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconciliation_pb2.ImportStatementRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reconciliation_pb2.ImportStatementResponse, _abc.Awaitable[_reconciliation_pb2.ImportStatementResponse]]:
-        """Fetches the statement of a channel for a day from the configured address, matches it and files the differences. Importing the same bytes again
-        changes nothing. Runs on in the background; ask with GetStatementImport.
+        """Begins to fetch the statement of a channel for a day, to match it and to file the differences. Importing it again files and books nothing twice.
+        While an import of the day is under way the answer is that one. Runs on in the background; ask with GetStatementImport.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,67 @@
+"""What stands in a statement at all: it is read once to its end before a line of it is judged. Only
+hashes are kept, so that a long statement fits into memory.
+"""
+
+from __future__ import annotations
+
+from payment_rpc.domain.statement import BadLine, BadTotal, Entry, Line, LineType
+
+
+class StatementIndex:
+    """What stands in the statement of one day.
+
+    Attributes:
+        lines: how many there are. bad_totals: totals that differ from the sum of the lines.
+    """
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.bad_totals = list[BadTotal]()
+        self._contents: set[int] = set()
+        # contents that stand in more than one line, and their first line; 0 before it is reached
+        self._repeated: dict[tuple[object, ...], int] = {}
+        self._trades: set[int] = set()
+        self._attempt_ids: set[int] = set()
+        self._refund_ids: set[int] = set()
+
+    def see(self, entry: Entry) -> None:
+        """Takes note of the next entry, the first time that the statement is read."""
+        if isinstance(entry, BadTotal):
+            self.bad_totals.append(entry)
+            return
+        self.lines += 1
+        if isinstance(entry, Line):
+            content = hash(entry.content)
+            if content in self._contents:
+                self._repeated[entry.content] = 0
+            self._contents.add(content)
+        if isinstance(entry, BadLine) or entry.type is LineType.CAPTURE:
+            self._attempt_ids.add(hash(entry.attempt_id))
+        if isinstance(entry, Line) and entry.type is LineType.CAPTURE:
+            self._trades.add(hash((entry.attempt_id, entry.trade_no)))
+        self._refund_ids.add(hash(entry.refund_id))
+
+    def saw_all(self) -> None:
+        """The statement was read to its end; the next line is its first one again."""
+        self._contents.clear()
+
+    def pass_by(self, line: Line | BadLine) -> None:
+        """Takes note of the next line, the second time, before it is judged."""
+        if self._repeated and isinstance(line, Line) and self._repeated.get(line.content) == 0:
+            self._repeated[line.content] = line.line_no
+
+    def first(self, line: Line) -> int:
+        """The number of the first line that says the same as a line that was passed."""
+        return self._repeated.get(line.content, line.line_no)
+
+    def lists_attempt(self, attempt_id: str) -> bool:
+        """Whether there is a capture of an attempt, or a line about it that cannot be read."""
+        return hash(attempt_id) in self._attempt_ids
+
+    def lists_refund(self, refund_id: str) -> bool:
+        """Whether there is a line of a refund."""
+        return hash(refund_id) in self._refund_ids
+
+    def lists_trade(self, attempt_id: str, trade_no: str) -> bool:
+        """Whether there is a capture of an attempt under a number of the channel's."""
+        return hash((attempt_id, trade_no)) in self._trades

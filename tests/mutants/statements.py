@@ -1,0 +1,72 @@
+"""Guards of the import of statements, removed one at a time: see runner."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.mutants.runner import Edit, Mutant
+
+_SO_FAR = "test_statements_so_far.py"
+_READING = "test_statement_reading.py"
+
+
+def _mutant(name: str, test: str, file: str, old: str, new: str) -> Mutant:
+    return Mutant(name, test, (Edit(f"payment_rpc/{file}", old, new),))
+
+
+_imports = partial(_mutant, file="usecases/statement_imports.py")
+
+MUTANTS = [
+    _imports(
+        "what does not agree on a day that lasts is not filed",
+        f"{_SO_FAR}::test_what_does_not_agree_yet_is_filed_when_the_day_is_complete_and_once[sqlite]",
+        old="if running.is_complete: await self._file(tx, running, found)",
+        new="await self._file(tx, running, found)",
+    ),
+    _imports(
+        "what a day that lasts does not list is not missing",
+        f"{_SO_FAR}::test_what_a_day_has_so_far_is_matched_and_the_whole_day_completes_it[sqlite]",
+        old="await self._file_missing(running, channel, matching) await",
+        new="pass\n            await self._file_missing(running, channel, matching)\n            await",
+    ),
+    _imports(
+        "a day is complete when its statement is",
+        f"{_SO_FAR}::test_a_day_counts_as_complete_when_its_statement_is_and_not_when_it_is_over[sqlite]",
+        old="complete_at = day.bounds(wanted)[1] + ready",
+        new="complete_at = day.bounds(wanted)[1] + 0 * ready",
+    ),
+    _imports(
+        "a process that ends waits for no file",
+        f"{_SO_FAR}::test_a_process_that_ends_leaves_a_file_that_is_being_fetched_to_the_next[sqlite]",
+        old="if not fetching.done():",
+        new="if False:",
+    ),
+    _mutant(
+        "a statement is read into its import once",
+        f"{_SO_FAR}::test_of_two_processes_that_fetch_one_statement_the_first_counts[sqlite]",
+        "store/statement_imports.py",
+        old='_I.state == "FETCHING") .values( state="RUNNING",',
+        new='True) .values( state="RUNNING",',
+    ),
+    _mutant(
+        "an import under way is not begun again",
+        f"{_SO_FAR}::test_an_import_that_is_under_way_is_the_one_that_is_asked_for[sqlite]",
+        "store/statement_imports.py",
+        old="if row is not None:\n        return _import(row)\n    await tx.execute",
+        new="await tx.execute",
+    ),
+    _mutant(
+        "lines that were not compared are read again",
+        f"{_READING}::test_lines_come_from_wherever_the_comparison_stands",
+        "usecases/statement_reading.py",
+        old="if start < self._next:",
+        new="if False:",
+    ),
+    _mutant(
+        "a line that says the same as another one is a duplicate",
+        f"{_READING}::test_the_first_of_equal_lines_is_known_wherever_reading_begins",
+        "domain/statement_index.py",
+        old="if content in self._contents:",
+        new="if False:",
+    ),
+]
