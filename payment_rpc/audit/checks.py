@@ -16,6 +16,7 @@ from mesh.db import Database
 from mesh.errors import Outcome
 from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
+from payment_rpc.audit.accounts import check_accounts
 from payment_rpc.audit.kept import messages
 from payment_rpc.audit.seals import check_seals
 from payment_rpc.domain import attempt as attempts
@@ -92,6 +93,7 @@ async def violations(db: Database, tolerance: AuditTolerance) -> AsyncIterator[V
         check_logs(db, WALLET_LOG, SCAN_LOG, CALLBACK_LOG, ACCOUNT_LOG),
         run_checks(db, checks),
         check_seals(db, tolerance),
+        check_accounts(db),
     ):
         async for violation in part:
             yield violation

@@ -54,7 +54,7 @@ class AccountChange:
 async def find(tx: AsyncConnection, account_id: str) -> StoredAccount | None:
     """An account, or None."""
     row = (await tx.execute(select(CHANNEL_ACCOUNT).where(_A.account_id == account_id))).first()
-    return None if row is None else _stored(row)
+    return None if row is None else stored_account(row)
 
 
 async def get(tx: AsyncConnection, account_id: str, *, visible_to: Caller) -> StoredAccount:
@@ -79,7 +79,7 @@ async def find_default(
     else:
         statement = of_merchant.where(_A.default_slot == 1)
     row = (await tx.execute(statement)).first()
-    return None if row is None else _stored(row)
+    return None if row is None else stored_account(row)
 
 
 async def lock_all(tx: AsyncConnection, *, merchant_id: str) -> list[StoredAccount]:
@@ -90,7 +90,7 @@ async def lock_all(tx: AsyncConnection, *, merchant_id: str) -> list[StoredAccou
         .order_by(_A.account_id)
         .with_for_update()
     )
-    return [_stored(row) for row in found]
+    return [stored_account(row) for row in found]
 
 
 async def list_accounts(
@@ -111,7 +111,7 @@ async def list_accounts(
 
     return await readable_page(
         fetch,
-        lambda row: _stored(row).account,
+        lambda row: stored_account(row).account,
         of="channel_account",
         key=lambda row: row.account_id,
         limit=limit,
@@ -138,7 +138,7 @@ async def lock(tx: AsyncConnection, account_id: str) -> StoredAccount | None:
             select(CHANNEL_ACCOUNT).where(_A.account_id == account_id).with_for_update()
         )
     ).first()
-    return None if row is None else _stored(row)
+    return None if row is None else stored_account(row)
 
 
 async def add(tx: AsyncConnection, stored: StoredAccount, change: AccountChange) -> None:
@@ -165,13 +165,18 @@ async def _log(tx: AsyncConnection, account: ChannelAccount, change: AccountChan
         "merchant_id": account.merchant_id,
         "version": account.version,
         "step": change.step,
-        "after_json": json.dumps(account.said(), separators=(",", ":"), sort_keys=True),
+        "after_json": logged(account),
         "actor": change.actor[:80],
         "reason": change.reason[:500],
         "trace_id": change.trace_id,
         "changed_at": account.updated_at,
     }
     await tx.execute(insert(CHANNEL_ACCOUNT_CHANGE), await chained(tx, ACCOUNT_LOG, [row]))
+
+
+def logged(account: ChannelAccount) -> str:
+    """What the log says of a version of an account."""
+    return json.dumps(account.said(), separators=(",", ":"), sort_keys=True)
 
 
 def _values(stored: StoredAccount) -> dict[str, Any]:
@@ -195,7 +200,12 @@ def _values(stored: StoredAccount) -> dict[str, Any]:
     }
 
 
-def _stored(row: Any) -> StoredAccount:
+def stored_account(row: Any) -> StoredAccount:
+    """An account as its row has it.
+
+    Raises:
+        ValueError: the row is not one that this module wrote.
+    """
     sealed = Sealed(key_id=row.key_id, text=row.credentials)
     if row.default_slot:
         default_for = DefaultFor.MERCHANT

@@ -69,4 +69,25 @@ MUTANTS = [
         old="if content in self._contents:",
         new="if False:",
     ),
+    _mutant(
+        "an account is what its log says",
+        "test_account_audit.py::test_an_account_that_was_changed_by_hand_is_found[sqlite-changes0-not what its log says]",
+        "audit/accounts.py",
+        old="if logged(account) != row.after_json:",
+        new="if False:",
+    ),
+    _mutant(
+        "an account is of the merchant of its log",
+        "test_account_audit.py::test_an_account_that_was_changed_by_hand_is_found[sqlite-changes4-it is of thief, and its log says of mall]",
+        "audit/accounts.py",
+        old="if account.merchant_id != row.of:",
+        new="if False:",
+    ),
+    _mutant(
+        "an account has the last version of its log",
+        "test_account_audit.py::test_an_account_that_was_changed_by_hand_is_found[sqlite-changes5-version 2, and its log ends with 1]",
+        "audit/accounts.py",
+        old="if row.version != row.logged_version:",
+        new="if False:",
+    ),
 ]
