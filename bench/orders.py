@@ -19,8 +19,9 @@ from mesh.ids import UlidIds
 from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
-from order_rpc.domain.order import OrderState, TicketOrder
+from order_rpc.domain.order import OrderState
 from order_rpc.domain.order_line import NewLine
+from order_rpc.domain.ticket import TicketOrder
 from order_rpc.tables import metadata
 from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder, ListOrders

@@ -15,10 +15,12 @@ from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
 from mesh.merchant_directory import merchant_status_of
 from mesh.money import Money
+from mesh.times import moment_of
 from order_rpc.domain.merchant_terms import MerchantTerms
-from order_rpc.domain.order import Order, TicketOrder
+from order_rpc.domain.order import Order
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
+from order_rpc.domain.ticket import TicketOrder
 
 _RESULTS = {
     payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult
@@ -33,9 +35,9 @@ class Payments:
         self._refunds: Any = refund_pb2_grpc.RefundServiceStub(channel)
 
     async def close_payment(
-        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool
+        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool, lets_go: bool
     ) -> CloseAnswer:
-        """Closes every payment of an order.
+        """Closes every payment of an order; held money only when the shop `lets_go` of it.
 
         Raises:
             RemoteError: not answered. An result that this version does not know counts as not
@@ -43,7 +45,11 @@ class Payments:
         """
         answer = await self._payments.ClosePayment(
             payment_pb2.ClosePaymentRequest(
-                merchant_id=merchant_id, order_id=order_id, op_id=op_id, by_buyer=by_buyer
+                merchant_id=merchant_id,
+                order_id=order_id,
+                op_id=op_id,
+                by_buyer=by_buyer,
+                lets_go=lets_go,
             )
         )
         payment = _snapshot(answer.payment) if answer.HasField("payment") else None
@@ -189,4 +195,6 @@ def _snapshot(payment: payment_pb2.Payment) -> PaymentSnapshot:
         currency=payment.currency,
         # payment_rpc lets a payment succeed with less than its amount only where the shop chose it
         captured_in_part=payment.captured != payment.amount,
+        held_amount=payment.amount,
+        held_until=moment_of(payment, "expires_at"),
     )

@@ -165,6 +165,19 @@ ORDERS = Table(
     Column("cancelled_at", UtcMillis, nullable=True),
     Column("updated_at", UtcMillis, nullable=False),
     Column("kind", _STATE, nullable=False, server_default=OrderKind.CATALOG.value),
+    # The payment whose money is held, "" for none; the buyer's own deadline beside it.
+    Column("held_payment_id", _PAYMENT, nullable=False, server_default=""),
+    Column("held_minor", BigInteger, nullable=False, server_default="0"),
+    Column("held_until", UtcMillis, nullable=True),
+    Column("pay_until", UtcMillis, nullable=True),
+    # A hold is whole, ends the order's time to pay, and only an order without its money has one.
+    CheckConstraint(
+        "(held_payment_id = '' AND held_minor = 0 AND held_until IS NULL AND pay_until IS NULL) OR "
+        "(held_payment_id <> '' AND held_minor > 0 AND held_until IS NOT NULL AND "
+        "pay_until IS NOT NULL AND held_until = expires_at AND "
+        "state IN ('PENDING_PAYMENT', 'CANCELLING'))",
+        name="held",
+    ),
     CheckConstraint(one_of("kind", OrderKind), name="kind"),
     # Whoever shows a checkout token of an external order is its buyer, and of no other order.
     CheckConstraint(

@@ -114,7 +114,10 @@ class Orders:
             },
             refunds=[order_pb2.RefundSnapshot(**refund) for refund in snapshot.get("refunds", ())],
             captured_in_part=snapshot.get("captured_in_part", False),
+            held_amount=snapshot.get("held_amount", ""),
         )
+        if until := snapshot.get("held_until"):
+            payment.held_until.FromJsonString(until)
         request = order_pb2.UpdateOrderStatusRequest(
             merchant_id=snapshot["merchant_id"],
             order_id=snapshot["order_id"],

@@ -214,7 +214,14 @@ def _requests(rows: Sequence[Any]) -> Iterator[TimelineEntry]:
 
 
 def _order_steps(order: Any) -> Iterator[PendingStep]:
-    if order.state == OrderState.PENDING_PAYMENT:
+    if order.held_payment_id:
+        yield PendingStep(
+            at=order.held_until,
+            text=f"Payment {order.held_payment_id} holds {Money(order.held_minor, order.currency)} "
+            "for it. The money is let go and the order is cancelled if the shop does not capture "
+            "it by then.",
+        )
+    elif order.state == OrderState.PENDING_PAYMENT:
         yield PendingStep(
             at=order.expires_at, text="The order is cancelled if it is not paid by then."
         )

@@ -30,6 +30,8 @@ _OF_ORDER = (
     _O.paid_payment_id,
     _O.captured_minor,
     _O.refunded_minor,
+    _O.held_payment_id,
+    _O.held_minor,
 )
 _OF_REFUND = (_Q.request_id, _Q.refund_id, _Q.payment_id, _Q.state, _Q.amount_minor, _Q.currency)
 # a condition on the columns of a table that name its order
@@ -53,7 +55,8 @@ class RefundFacts:
 @dataclass(frozen=True, slots=True)
 class OrderFacts:
     """An order as order_rpc has it; amounts in minor units. `heard` is the state of each payment by
-    (payment_id, version) as order_rpc heard of it."""
+    (payment_id, version) as order_rpc heard of it. `held_payment_id` is "" where no money is
+    held."""
 
     merchant_id: str
     order_id: str
@@ -64,6 +67,8 @@ class OrderFacts:
     paid_payment_id: str
     captured_minor: int
     refunded_minor: int
+    held_payment_id: str
+    held_minor: int
     heard: Mapping[tuple[str, int], str] = field(kw_only=True)
     refunds: tuple[RefundFacts, ...] = field(kw_only=True)
 

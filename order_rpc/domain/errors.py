@@ -73,6 +73,15 @@ class OrderAlreadyPaid(MeshError):
     reason = "ORDER_ALREADY_PAID"
 
 
+class MoneyHeld(MeshError):
+    """The money of the order is held for its shop, and only the shop lets it go.
+
+    `metadata` has payment_id.
+    """
+
+    reason = "MONEY_HELD"
+
+
 class OrderExistsDifferent(MeshError):
     """An order with this number of the merchant exists with other content. `fields` names what
     differs.

@@ -3,45 +3,22 @@ ORDER_STATES declares every step; the store writes nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from mesh.money import DIGITS_MAX, Money
 from mesh.state_machine import Described, StateMachine
+from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderStateInvalid, TotalTooLarge
 from order_rpc.domain.external_order import ExternalDetails, OrderKind
+from order_rpc.domain.hold import HeldMoney, Hold
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.refund import RefundStatus
 
 ERASE = "ERASE_PERSONAL_DATA"  # event of the history; no step of the state machine
 _MINOR_MAX = 10**DIGITS_MAX - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where an order goes. The contract checks the form of each part; who receives it is not shown
-    in logs.
-    """
-
-    recipient: str = field(repr=False)
-    phone: str = field(repr=False)
-    country: str  # ISO 3166-1 alpha-2
-    region: str
-    city: str
-    street: str = field(repr=False)
-    postal_code: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TicketOrder:
-    """The order that a ticket of seckill_rpc stands for. `is_coming`: it is here, or will be."""
-
-    merchant_id: str
-    order_id: str
-    user_id: str
-    is_coming: bool
 
 
 class OrderState(Described):
@@ -66,6 +43,7 @@ class Verb(Described):
         "CANCEL_FREE",
         "by the buyer or the shop, of an order that cost nothing and is not shipped",
     )
+    HOLD = "HOLD", "payment_rpc says that the money is held: the shop decides, and not the buyer"
     REVIVE = "REVIVE", "late money on a cancelled order, and there is stock again"
     SHIP = "SHIP", "handed to a carrier"
     COMPLETE = "COMPLETE", "arrived"
@@ -80,6 +58,7 @@ ORDER_STATES = StateMachine(
         (OrderState.PENDING_PAYMENT, Verb.BEGIN_CANCEL, OrderState.CANCELLING),
         (OrderState.CANCELLING, Verb.PAY, OrderState.PAID),
         (OrderState.CANCELLING, Verb.CANCEL, OrderState.CANCELLED),
+        (OrderState.CANCELLING, Verb.HOLD, OrderState.PENDING_PAYMENT),
         (OrderState.CANCELLED, Verb.REVIVE, OrderState.PAID),
         (OrderState.PAID, Verb.CANCEL_FREE, OrderState.CANCELLED),
         (OrderState.PAID, Verb.SHIP, OrderState.SHIPPED),
@@ -88,7 +67,8 @@ ORDER_STATES = StateMachine(
         (OrderState.SHIPPED, Verb.REFUND, OrderState.REFUNDED),
         (OrderState.COMPLETED, Verb.REFUND, OrderState.REFUNDED),
     ),
-    introduction="What a buyer wants. Partial refunds never change its state.",
+    introduction="What a buyer wants. Partial refunds never change its state, and neither does "
+    "money that is held for it while it waits for its money.",
 )
 
 
@@ -146,13 +126,14 @@ class Order:
     cancel_reason: str
     version: int  # raised by every change
     created_at: datetime
-    expires_at: datetime  # must be paid until then
+    expires_at: datetime  # must be paid until then; while money is held, until the hold ends
     paid_at: datetime | None
     shipped_at: datetime | None
     completed_at: datetime | None
     cancelled_at: datetime | None
     updated_at: datetime
     external: ExternalDetails | None = None  # None: the prices are those of the catalogue
+    held: Hold | None = None  # money that its shop may capture; None for none
 
     @classmethod
     def place(
@@ -264,7 +245,7 @@ class Order:
         Raises:
             OrderStateInvalid: it waits for no money.
         """
-        paid = self._step(Verb.PAY, at)
+        paid = self._without_hold(self._step(Verb.PAY, at))
         return replace(
             paid,
             paid_payment_id=payment_id,
@@ -298,7 +279,28 @@ class Order:
         Raises:
             OrderStateInvalid: no cancel was begun, or it was paid.
         """
-        return replace(self._step(Verb.CANCEL, at), cancelled_at=at)
+        return replace(self._without_hold(self._step(Verb.CANCEL, at)), cancelled_at=at)
+
+    def hold(self, payment_id: str, money: HeldMoney, *, at: datetime) -> Order:
+        """This order, which waits for its shop as long as its money is held; itself when that was
+        known. It comes back from a cancel: its payments are closed to new ones, so its time to pay
+        is over with that hold.
+
+        Raises:
+            OrderStateInvalid: it waits for no money.
+        """
+        if self.held is not None and (self.held.payment_id, self.held.money) == (payment_id, money):
+            return self
+        if self.state is OrderState.PENDING_PAYMENT:
+            waiting, due = self._changed(at), self.held.pay_until if self.held else self.expires_at
+        else:
+            waiting, due = self._step(Verb.HOLD, at), at
+        held = Hold(payment_id=payment_id, money=money, pay_until=due)
+        return replace(waiting, held=held, expires_at=money.until, cancel_reason="")
+
+    def end_hold(self, *, at: datetime) -> Order:
+        """This order, whose held money was let go: the buyer's deadline counts again."""
+        return self._without_hold(self._changed(at))
 
     def cancel_free(self, *, reason: str, at: datetime) -> Order:
         """This order that cost nothing, cancelled: there is no payment to close.
@@ -355,19 +357,13 @@ class Order:
                 state=self.state,
                 verb="SET_SHIPPING_ADDRESS",
             )
-        return (
-            self
-            if address == self.address
-            else replace(self, address=address, version=self.version + 1, updated_at=at)
-        )
+        return self if address == self.address else replace(self._changed(at), address=address)
 
     def with_refunds(self, *, refunded: Money, status: RefundStatus, at: datetime) -> Order:
         """This order with what is known of its refunds now; itself when that is nothing new."""
         if (refunded, status) == (self.refunded, self.refund_status):
             return self
-        return replace(
-            self, refunded=refunded, refund_status=status, version=self.version + 1, updated_at=at
-        )
+        return replace(self._changed(at), refunded=refunded, refund_status=status)
 
     def erase(self, *, at: datetime) -> Order:
         """This order without what it says of people: its customer, its address, the merchant's
@@ -384,15 +380,14 @@ class Order:
             )
         if self.external.erased_at is not None and self.address is None:
             return self
-        return replace(
-            self,
-            external=self.external.erased(at=at),
-            address=None,
-            version=self.version + 1,
-            updated_at=at,
-        )
+        return replace(self._changed(at), external=self.external.erased(at=at), address=None)
+
+    def _without_hold(self, order: Order) -> Order:
+        due = self.expires_at if self.held is None else self.held.pay_until
+        return replace(order, held=None, expires_at=due)
 
     def _step(self, verb: Verb, at: datetime) -> Order:
-        return replace(
-            self, state=next_state(self.state, verb), updated_at=at, version=self.version + 1
-        )
+        return replace(self._changed(at), state=next_state(self.state, verb))
+
+    def _changed(self, at: datetime) -> Order:
+        return replace(self, version=self.version + 1, updated_at=at)

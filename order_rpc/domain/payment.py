@@ -13,12 +13,14 @@ from typing import assert_never
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from order_rpc.domain.hold import HeldMoney
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.refund import RefundSnapshot, RefundState
 
 # States of a payment in which its money is here; the other states are payment_rpc's own affair, so
 # they are no enum of ours.
 _MONEY_STATES = frozenset({"SUCCESS", "LATE_SUCCESS"})
+_HELD = "AUTHORIZED"
 # What a refund of payment_rpc is to an order; whatever else it may become is still on its way.
 _REFUND_STATES = {
     "SUCCESS": RefundState.SUCCEEDED,
@@ -55,6 +57,7 @@ class PaymentSnapshot:
     refund_reserved: Money
     refunds: tuple[RefundSnapshot, ...] = ()
     captured_in_part: bool = False
+    held: HeldMoney | None = None  # while the channel holds the money and nothing has moved
 
     @classmethod
     def parse(
@@ -69,11 +72,14 @@ class PaymentSnapshot:
         currency: str,
         refunds: Iterable[tuple[str, str, str, str, str]] = (),
         captured_in_part: bool = False,
+        held_amount: str = "",
+        held_until: datetime | None = None,
     ) -> PaymentSnapshot:
         """Reads a snapshot as it comes over the wire, amounts in major units.
 
         Args:
             refunds: refund_id, request_id, state, amount and reason of each.
+            held_amount, held_until: of held money; "" and None for none.
 
         Raises:
             InvalidArgument: an amount is none of that currency, more went back than came, or the
@@ -105,15 +111,12 @@ class PaymentSnapshot:
             refunded=back,
             refund_reserved=money("refund_reserved", refund_reserved),
             captured_in_part=captured_in_part,
+            held=HeldMoney(amount=money("held_amount", held_amount), until=held_until)
+            if state == _HELD and held_amount and held_until is not None
+            else None,
             refunds=tuple(
-                RefundSnapshot(
-                    refund_id=refund_id,
-                    request_id=request_id,
-                    state=_REFUND_STATES.get(name, RefundState.APPROVED),
-                    amount=money(f"refunds[{position}].amount", amount),
-                    reason=reason,
-                )
-                for position, (refund_id, request_id, name, amount, reason) in enumerate(refunds)
+                _refund_of(refund, money(f"refunds[{position}].amount", refund[3]))
+                for position, refund in enumerate(refunds)
             ),
         )
 
@@ -131,6 +134,17 @@ class PaymentSnapshot:
         return self.captured - self.refunded - self.refund_reserved >= order.amount
 
 
+def _refund_of(refund: tuple[str, str, str, str, str], amount: Money) -> RefundSnapshot:
+    refund_id, request_id, name, _, reason = refund
+    return RefundSnapshot(
+        refund_id=refund_id,
+        request_id=request_id,
+        state=_REFUND_STATES.get(name, RefundState.APPROVED),
+        amount=amount,
+        reason=reason,
+    )
+
+
 class CloseResult(StrEnum):
     """What payment_rpc says of the payments of an order. Names equal
     `paymesh.payment.v1.CloseResult`.
@@ -140,11 +154,12 @@ class CloseResult(StrEnum):
     CLOSING = "CLOSING"  # a channel has not answered: ask again
     CONFLICTED = "CONFLICTED"  # money that is not ours; it blocks nothing
     CLOSED = "CLOSED"  # nobody paid and nobody will
+    HELD = "HELD"  # money is held for the shop, which did not let it go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseAnswer:
-    """The answer to ClosePayment. `payment` comes with ALREADY_PAID."""
+    """The answer to ClosePayment. `payment` comes with ALREADY_PAID and HELD."""
 
     result: CloseResult
     payment: PaymentSnapshot | None
@@ -232,3 +247,21 @@ def decide(
             return Decision(order=order, disposition=Disposition.REFUSED_CANCELLED)
         case _:
             assert_never(order.state)
+
+
+def held_after(order: Order, snapshot: PaymentSnapshot, *, at: datetime) -> Order:
+    """An order after a snapshot without money: what is held for it, or is not any more. The hold of
+    a newer payment is not replaced by news of an older one. An order that is being cancelled hears
+    of a hold by the answer to ClosePayment alone.
+    """
+    known = order.held
+    if snapshot.held is None:
+        is_over = known is not None and known.payment_id == snapshot.payment_id
+        return order.end_hold(at=at) if is_over else order
+    if (
+        order.state is not OrderState.PENDING_PAYMENT
+        or snapshot.held.amount != order.amount
+        or (known is not None and known.payment_id > snapshot.payment_id)
+    ):
+        return order
+    return order.hold(snapshot.payment_id, snapshot.held, at=at)

@@ -11,9 +11,10 @@ from paymesh.order.v1 import catalog_pb2, order_pb2
 from mesh.call import Caller, Role
 from mesh.fingerprints import fingerprint
 from mesh.money import Money, RequestedAmount
-from mesh.times import timestamp
+from mesh.times import moment_of, timestamp
+from order_rpc.domain.address import Address
 from order_rpc.domain.external_order import OrderKind
-from order_rpc.domain.order import Address, Order, OrderState, PayStatus, ShippingStatus
+from order_rpc.domain.order import Order, OrderState, PayStatus, ShippingStatus
 from order_rpc.domain.order_line import NewLine, OrderLine, StockSource
 from order_rpc.domain.payment import Disposition, PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
@@ -86,6 +87,10 @@ def order_message(order: Order, caller: Caller) -> order_pb2.Order:
         order_no=order.order_no,
         amount_minor=order.amount.minor,
     )
+    if order.held is not None:
+        message.held_payment_id = order.held.payment_id
+        message.held_amount = order.held.money.amount.format()
+        message.held_until.FromDatetime(order.held.money.until)
     if order.external is not None:
         message.description = order.external.description
         if caller.role is not Role.USER:
@@ -263,6 +268,8 @@ def snapshot(payment: order_pb2.PaymentSnapshot) -> PaymentSnapshot:
             for refund in payment.refunds
         ],
         captured_in_part=payment.captured_in_part,
+        held_amount=payment.held_amount,
+        held_until=moment_of(payment, "held_until"),
     )
 
 

@@ -16,9 +16,11 @@ from mesh.call import Caller
 from mesh.customers import is_order_id
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
+from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderNotFound
 from order_rpc.domain.external_order import ExternalDetails, OrderKind
-from order_rpc.domain.order import Address, Order, OrderState
+from order_rpc.domain.hold import HeldMoney, Hold
+from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.refund import RefundStatus
 from order_rpc.store import external_orders
@@ -56,6 +58,11 @@ _MUTABLE = (
     "carrier",
     "tracking_number",
     "cancel_reason",
+    "expires_at",
+    "held_payment_id",
+    "held_minor",
+    "held_until",
+    "pay_until",
     "version",
     "paid_at",
     "shipped_at",
@@ -90,7 +97,6 @@ async def insert_orders(tx: AsyncConnection, *orders: Order) -> None:
                 "discount_minor": order.discount.minor,
                 "currency": order.amount.currency,
                 "created_at": order.created_at,
-                "expires_at": order.expires_at,
                 "kind": order.kind,
             }
             for order in orders
@@ -236,6 +242,7 @@ async def save_order(tx: AsyncConnection, order: Order, *, read_version: int) ->
 
 
 def _mutable(order: Order) -> dict[str, Any]:
+    held = order.held
     return {
         "state": order.state,
         "paid_payment_id": order.paid_payment_id,
@@ -246,6 +253,11 @@ def _mutable(order: Order) -> dict[str, Any]:
         "carrier": order.carrier,
         "tracking_number": order.tracking_number,
         "cancel_reason": order.cancel_reason,
+        "expires_at": order.expires_at,
+        "held_payment_id": "" if held is None else held.payment_id,
+        "held_minor": 0 if held is None else held.money.amount.minor,
+        "held_until": None if held is None else held.money.until,
+        "pay_until": None if held is None else held.pay_until,
         "version": order.version,
         "paid_at": order.paid_at,
         "shipped_at": order.shipped_at,
@@ -292,6 +304,13 @@ def order_of(head: AnyRow, lines: Sequence[AnyRow], details: ExternalDetails | N
         cancelled_at=head.cancelled_at,
         updated_at=head.updated_at,
         external=details,
+        held=None
+        if not head.held_payment_id
+        else Hold(
+            payment_id=head.held_payment_id,
+            money=HeldMoney(amount=money(head.held_minor), until=head.held_until),
+            pay_until=head.pay_until,
+        ),
         lines=tuple(
             OrderLine(
                 sku_id=line.sku_id,

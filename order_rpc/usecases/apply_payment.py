@@ -11,8 +11,16 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.times import rfc3339
 from order_rpc.domain.order import Order, OrderState, Verb
-from order_rpc.domain.payment import Decision, Disposition, KnownPayment, PaymentSnapshot, decide
+from order_rpc.domain.payment import (
+    Decision,
+    Disposition,
+    KnownPayment,
+    PaymentSnapshot,
+    decide,
+    held_after,
+)
 from order_rpc.domain.statistics import entries_of_payment
 from order_rpc.store import payments, stock
 from order_rpc.usecases.apply_refunds import RefundApplier
@@ -21,6 +29,7 @@ from order_rpc.usecases.journal import Cause, Journal
 from order_rpc.usecases.merchant_terms import TermsOfMerchants
 
 SHORTFALL = "PAYMENT_SHORTFALL"  # history event: money came that does not pay the order
+END_HOLD = "END_HOLD"  # history event: money that was held was let go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +104,8 @@ class PaymentApplier:
                 order, snapshot, at=at, revives=await self._revives(tx, order, snapshot)
             )
             seen = replace(seen, disposition=decision.disposition)
+        elif not snapshot.has_money:
+            decision = replace(decision, order=held_after(order, snapshot, at=at))
         if known is None:
             await payments.insert_payment(tx, order, seen)
         else:
@@ -109,6 +120,58 @@ class PaymentApplier:
             and order.state is OrderState.CANCELLED
             and snapshot.can_revive(order)
             and await stock.has_units(tx, order)
+        )
+
+    async def come_back(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        snapshot: PaymentSnapshot,
+        *,
+        cause: Cause,
+        at: datetime,
+    ) -> bool:
+        """Takes a locked order back from its cancel, because its money is held for the shop; False
+        when that is not so any more: the payment has changed since, or the hold is over.
+        """
+        known = await payments.find_payment(tx, order, payment_id=snapshot.payment_id)
+        if (
+            snapshot.held is None
+            or snapshot.held.until <= at
+            or (known is not None and known.version > snapshot.version)
+        ):
+            return False
+        if known is None:
+            seen = KnownPayment.first_seen(snapshot, at=at)
+            await payments.insert_payment(tx, order, seen)
+        elif known.version < snapshot.version:
+            seen = known.seen_again(snapshot, at=at)
+            await payments.save_payment(tx, order, seen, read_version=known.version)
+        held = order.hold(snapshot.payment_id, snapshot.held, at=at)
+        await self._note_hold(tx, order, held, snapshot, cause=cause, at=at)
+        return True
+
+    async def _note_hold(
+        self,
+        tx: AsyncConnection,
+        before: Order,
+        after: Order,
+        snapshot: PaymentSnapshot,
+        *,
+        cause: Cause,
+        at: datetime,
+    ) -> None:
+        held = snapshot.held
+        await self._journal.step(
+            tx,
+            before,
+            after,
+            event=END_HOLD if held is None else Verb.HOLD,
+            cause=cause,
+            at=at,
+            remark=snapshot.payment_id
+            if held is None
+            else f"{held.amount} of {snapshot.payment_id} until {rfc3339(held.until)}",
         )
 
     async def _carry_out(
@@ -133,6 +196,8 @@ class PaymentApplier:
                 remark=f"{snapshot.payment_id}: {decision.shortfall}",
                 needs_review=True,
             )
+        elif after.version != before.version and not snapshot.has_money:
+            await self._note_hold(tx, before, after, snapshot, cause=cause, at=at)
         elif after.version != before.version:
             is_revived = before.state is OrderState.CANCELLED
             await self._journal.step(

@@ -19,7 +19,7 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.outbox import Message
-from order_rpc.domain.errors import OrderAlreadyPaid
+from order_rpc.domain.errors import MoneyHeld, OrderAlreadyPaid
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.statistics import Figure, entries_of_payment, entry
 from order_rpc.store import orders, refunds, stock
@@ -64,11 +64,12 @@ class Cancellations:
         self, *, merchant_id: str, order_id: str, reason: str, caller: Caller
     ) -> Order:
         """Cancels an order and returns it: CANCELLED, or CANCELLING while payment_rpc has not
-        answered. An order that cost nothing can be cancelled until it is shipped.
+        answered. An order that cost nothing can be cancelled until it is shipped. Money that is
+        held for it is let go for everybody but the buyer.
 
         Raises:
             OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid,
-                maybe in this very moment.
+                maybe in this very moment. MoneyHeld: the buyer's money is held for the shop.
         """
         order, message = await self._db.run(self._begin, merchant_id, order_id, reason, caller)
         failpoint("order.cancel.after_begin")
@@ -77,6 +78,8 @@ class Cancellations:
             order = await self._db.read(
                 orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller
             )
+        if order.state is OrderState.PENDING_PAYMENT:  # it came back, by a hold
+            raise MoneyHeld(payment_id=order.held.payment_id if order.held else "")
         if order.state not in (OrderState.CANCELLING, OrderState.CANCELLED):
             raise OrderAlreadyPaid(payment_id=order.paid_payment_id)
         return order
@@ -111,14 +114,16 @@ class Cancellations:
             and not await refunds.refunds_of(tx, order, limit=1)
         ):
             return await self._cancel_free(tx, order, reason=reason, caller=caller, at=now), None
-        if order.state is not OrderState.PENDING_PAYMENT:
+        is_buyer = caller.role is Role.USER
+        if order.state is not OrderState.PENDING_PAYMENT or (order.held is not None and is_buyer):
             return order, None
         return await self._close(
             tx,
             order,
             reason=reason,
             cause=self._journal.cause(caller),
-            by_buyer=caller.role is Role.USER,
+            by_buyer=is_buyer,
+            lets_go=not is_buyer,
             at=now,
             due_at=now + RELAY_DELAY,
         )
@@ -138,6 +143,7 @@ class Cancellations:
                 reason=EXPIRED,
                 cause=self._journal.cause(ORDER_RPC),
                 by_buyer=False,
+                lets_go=False,
                 at=now,
                 due_at=now,
             )
@@ -178,11 +184,14 @@ class Cancellations:
         reason: str,
         cause: Cause,
         by_buyer: bool,
+        lets_go: bool,
         at: datetime,
         due_at: datetime,
     ) -> tuple[Order, Message]:
         closing = order.begin_cancel(reason=reason, at=at)
-        message = close_message(closing, by_buyer=by_buyer, ids=self._ids, at=at, due_at=due_at)
+        message = close_message(
+            closing, by_buyer=by_buyer, lets_go=lets_go, ids=self._ids, at=at, due_at=due_at
+        )
         await self._journal.step(
             tx,
             order,

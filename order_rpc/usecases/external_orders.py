@@ -19,6 +19,7 @@ from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import Money
+from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderExistsDifferent
 from order_rpc.domain.external_order import (
     ExternalDetails,
@@ -29,7 +30,7 @@ from order_rpc.domain.external_order import (
     whole_order_line,
 )
 from order_rpc.domain.merchant_terms import MerchantTerms
-from order_rpc.domain.order import ERASE, Address, Order
+from order_rpc.domain.order import ERASE, Order
 from order_rpc.domain.order_line import OrderLine
 from order_rpc.store import catalog, external_orders, orders, stock
 from order_rpc.usecases.first_answers import CREATE_ORDER, answer_of, as_answered, without_people

@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, replace
 from typing import Final
 
-from order_rpc.domain.order import Address, Order, OrderState
+from mesh.times import from_milliseconds, milliseconds
+from order_rpc.domain.address import Address
+from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.refund import RefundStatus
 
 CREATE_ORDER: Final = "CreateOrder"  # the method of these idempotency records
@@ -15,7 +17,14 @@ CREATE_ORDER: Final = "CreateOrder"  # the method of these idempotency records
 def answer_of(order: Order) -> str:
     """What a replay cannot read from the row, because it may have changed since."""
     address = None if order.address is None else asdict(order.address)
-    return json.dumps({"state": order.state, "version": order.version, "address": address})
+    return json.dumps(
+        {
+            "state": order.state,
+            "version": order.version,
+            "address": address,
+            "expires_at": milliseconds(order.expires_at),
+        }
+    )
 
 
 def without_people(answer: str) -> str:
@@ -28,6 +37,7 @@ def as_answered(order: Order, answer: str) -> Order:
     first = json.loads(answer)
     state = OrderState(first["state"])
     address = first.get("address")
+    due = first.get("expires_at")
     zero = order.amount - order.amount
     return replace(
         order,
@@ -46,4 +56,6 @@ def as_answered(order: Order, answer: str) -> Order:
         shipped_at=None,
         completed_at=None,
         cancelled_at=None,
+        expires_at=order.expires_at if due is None else from_milliseconds(due),
+        held=None,
     )

@@ -21,9 +21,10 @@ from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.paging import Key, PageTokens
+from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
 from order_rpc.domain.merchant_terms import MerchantTerms
-from order_rpc.domain.order import Address, Order, OrderState
+from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.order_line import NewLine, price_lines
 from order_rpc.domain.product import Product
 from order_rpc.store import catalog, order_pages, orders, stock

@@ -50,9 +50,9 @@ class PaymentService(Protocol):
     """payment_rpc as order_rpc sees it."""
 
     async def close_payment(
-        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool
+        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool, lets_go: bool
     ) -> CloseAnswer:
-        """Closes every payment of an order, or RemoteError."""
+        """Closes every payment of an order, or RemoteError. `lets_go`: also held money."""
         ...
 
     async def create_refund(
@@ -77,14 +77,13 @@ class StillClosing(Unavailable):
 
 
 def close_message(
-    order: Order, *, by_buyer: bool, ids: Ids, at: datetime, due_at: datetime
+    order: Order, *, by_buyer: bool, lets_go: bool, ids: Ids, at: datetime, due_at: datetime
 ) -> Message:
     """Closes the payments of an order. Its event_id is the id of the decision; `by_buyer` says
-    whose it is.
+    whose it is, and `lets_go` that the shop wants no held money.
     """
-    return _message(
-        PAYMENT_RPC, CLOSE_PAYMENT, order, {"by_buyer": by_buyer}, ids=ids, at=at, due_at=due_at
-    )
+    facts = {"by_buyer": by_buyer, "lets_go": lets_go}
+    return _message(PAYMENT_RPC, CLOSE_PAYMENT, order, facts, ids=ids, at=at, due_at=due_at)
 
 
 def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
@@ -191,6 +190,7 @@ class PaymentDestination:
             order_id=message.payload["order_id"],
             op_id=message.event_id,
             by_buyer=message.payload.get("by_buyer", False),
+            lets_go=message.payload.get("lets_go", False),
         )
         if answer.result is CloseResult.CLOSING:
             raise StillClosing(retry_after_seconds=answer.retry_after_seconds)
@@ -241,6 +241,11 @@ class PaymentDestination:
                     )
             case CloseResult.CLOSED | CloseResult.CONFLICTED:
                 await self._cancel(tx, order, cause=cause, remark=answer.result, at=now)
+            case CloseResult.HELD:
+                if answer.payment is None or not await self._applier.come_back(
+                    tx, order, answer.payment, cause=cause, at=now
+                ):
+                    raise StillClosing  # it has changed since: the next answer says what is true
             case CloseResult.CLOSING:
                 raise StillClosing
             case _:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mesh.outbox import Message
-from order_rpc.domain.order import TicketOrder
+from order_rpc.domain.ticket import TicketOrder
 from order_rpc.usecases.outbox_to_payment import SECKILL_RPC
 
 

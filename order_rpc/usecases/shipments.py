@@ -9,8 +9,9 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.paging import Key, PageTokens
+from order_rpc.domain.address import Address
 from order_rpc.domain.errors import FullRefundOpen
-from order_rpc.domain.order import Address, Order, OrderState, Verb
+from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.refund_plan import is_full_refund_open, sale_refunds
 from order_rpc.store import audit, orders, refunds
 from order_rpc.store.audit import PastStep

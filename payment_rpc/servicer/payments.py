@@ -134,7 +134,10 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     ) -> payment_pb2.ClosePaymentResponse:
         """Closes an order's gate and its live payments."""
         closed = await self._cancellation.close_payment(
-            merchant_id=request.merchant_id, order_id=request.order_id, by_buyer=request.by_buyer
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            by_buyer=request.by_buyer,
+            lets_go=request.lets_go,
         )
         return payment_pb2.ClosePaymentResponse(
             result=payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{closed.result}"),

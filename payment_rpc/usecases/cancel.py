@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 
@@ -32,15 +33,15 @@ class CloseResult(StrEnum):
     """What became of the payments of an order. The first one that holds is the answer."""
 
     ALREADY_PAID = "ALREADY_PAID"  # the order is paid, or may still take late money
-    # a channel has not answered, or money is held for the shop: ask again
-    CLOSING = "CLOSING"
+    CLOSING = "CLOSING"  # a channel has not answered, or takes held money right now: ask again
+    HELD = "HELD"  # a channel holds the money for the shop, which did not let it go
     CONFLICTED = "CONFLICTED"  # money that is not ours; it blocks nothing
     CLOSED = "CLOSED"  # no money came and none will
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderClosed:
-    """The answer to ClosePayment. `payment` comes with ALREADY_PAID."""
+    """The answer to ClosePayment. `payment` comes with ALREADY_PAID and HELD."""
 
     result: CloseResult
     payment: Payment | None = None
@@ -90,19 +91,24 @@ class Cancellation:
         return payment
 
     async def close_payment(
-        self, *, merchant_id: str, order_id: str, by_buyer: bool = False
+        self, *, merchant_id: str, order_id: str, by_buyer: bool = False, lets_go: bool = False
     ) -> OrderClosed:
         """Closes the gate of an order and then its live payments: from now on it cannot be paid
-        (docs/protocols.md 1, Closing). A repeated call answers what is true then.
+        (docs/protocols.md 1, Closing). A repeated call answers what is true then. Held money stays
+        held, unless the shop `lets_go` of it or its time is over.
         """
         found = await self._db.run(self._close_gate, merchant_id, order_id)
         failpoint("payment.gate.after_closed")
         for payment in found:
             if payment.state in UNDECIDED:
-                await self.close_one(payment.payment_id, by_buyer=by_buyer)
-        return close_answer(
-            await self._db.read(payments.all_of_order, merchant_id=merchant_id, order_id=order_id)
+                is_over = payment.expires_at <= self._clock.now()
+                await self.close_one(
+                    payment.payment_id, by_buyer=by_buyer, lets_go=lets_go or is_over
+                )
+        of_order = await self._db.read(
+            payments.all_of_order, merchant_id=merchant_id, order_id=order_id
         )
+        return close_answer(of_order, lets_go=lets_go, at=self._clock.now())
 
     async def cancel_by_idempotency_key(
         self, *, method: str, key: str, merchant_id: str, caller: Caller
@@ -156,13 +162,17 @@ class Cancellation:
         ]
 
 
-def close_answer(of_order: Sequence[Payment]) -> OrderClosed:
+def close_answer(of_order: Sequence[Payment], *, lets_go: bool, at: datetime) -> OrderClosed:
     """The answer for an order with these payments. Money that the order refused is being refunded
-    and does not count.
+    and does not count. Money that is to be let go is not HELD: a capture may be under way, or its
+    time is over.
     """
     for payment in of_order:
         if payment.state is PaymentState.SUCCESS or payment.awaits_order:
             return OrderClosed(result=CloseResult.ALREADY_PAID, payment=payment)
+    for payment in of_order:
+        if payment.state is PaymentState.AUTHORIZED and payment.expires_at > at and not lets_go:
+            return OrderClosed(result=CloseResult.HELD, payment=payment)
     states = {payment.state for payment in of_order}
     if states & UNDECIDED:
         return OrderClosed(result=CloseResult.CLOSING)

@@ -256,7 +256,7 @@ class ChannelResults:
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
         messages = messages_of(
-            after, before=payment.state, ids=self._ids, at=now, relay_delay=relay_delay
+            after, before=payment, ids=self._ids, at=now, relay_delay=relay_delay
         )
         if messages:
             await outbox.put(tx, *messages)

@@ -15,6 +15,7 @@ from mesh.outbox import Message
 from mesh.relay import Destination, Settlement
 from mesh.times import rfc3339
 from payment_rpc.cache import PaymentCache
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.payment import MONEY, TOP_UP, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.store import payments
@@ -22,6 +23,8 @@ from payment_rpc.store import payments
 ORDER_DESTINATION = "order_rpc"
 PAYMENT_TOPIC = "PAYMENT_TOPIC"
 EVENT_VERSION = "1.0"
+_HELD = PaymentState.AUTHORIZED
+_WITHOUT_MONEY = frozenset({PaymentState.FAILED, PaymentState.CLOSED, PaymentState.CONFLICTED})
 # How long the relay leaves a message to the request that delivers it itself.
 RELAY_DELAY = timedelta(seconds=5)
 
@@ -55,18 +58,35 @@ class EventDestination:
 
 
 def messages_of(
-    payment: Payment, *, before: PaymentState, ids: Ids, at: datetime, relay_delay: timedelta
+    payment: Payment, *, before: Payment, ids: Ids, at: datetime, relay_delay: timedelta
 ) -> list[Message]:
-    """The messages of a change from state `before`: first the one for order_rpc, when there is
-    one.
-    """
-    if payment.state is before:
-        return []
+    """The messages of a change: first the one for order_rpc, when there is one."""
+    if payment.state is before.state:
+        is_moved = payment.state is _HELD and payment.expires_at != before.expires_at
+        return [order_message(payment, ids=ids, at=at)] if is_moved else []
     if payment.payment_method == TOP_UP:
         return _top_up_events(payment, ids=ids, at=at)
-    if payment.state in MONEY and before not in MONEY:
+    return [
+        *_to_order(payment, before, ids=ids, at=at, relay_delay=relay_delay),
+        *_to_subscribers(payment, before, ids=ids, at=at),
+    ]
+
+
+def _to_order(
+    payment: Payment, before: Payment, *, ids: Ids, at: datetime, relay_delay: timedelta
+) -> list[Message]:
+    """Money that came, money that is held, and the end of a payment that may have been held: the
+    order keeps what it reserved as long as the hold lasts.
+    """
+    is_end = payment.capture_mode is CaptureMode.MANUAL and payment.state in _WITHOUT_MONEY
+    if (payment.state in MONEY and before.state not in MONEY) or payment.state is _HELD or is_end:
+        return [order_message(payment, ids=ids, at=at, relay_delay=relay_delay)]
+    return []
+
+
+def _to_subscribers(payment: Payment, before: Payment, *, ids: Ids, at: datetime) -> list[Message]:
+    if payment.state in MONEY and before.state not in MONEY:
         return [
-            order_message(payment, ids=ids, at=at, relay_delay=relay_delay),
             _event(
                 payment,
                 "PAYMENT_SUCCEEDED",
@@ -76,8 +96,11 @@ def messages_of(
                     "channel_trade_no": payment.channel_trade_no,
                     "paid_at": rfc3339(payment.paid_at or at),
                 },
-            ),
+            )
         ]
+    if payment.state is _HELD:
+        until = {"held_until": rfc3339(payment.expires_at)}
+        return [_event(payment, "PAYMENT_AUTHORIZED", ids=ids, at=at, facts=until)]
     if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
         return [
             _event(
@@ -122,6 +145,8 @@ def order_message(
             "currency": payment.amount.currency,
             "wants_paid": payment.state in MONEY,
             "captured_in_part": payment.is_captured_in_part,
+            "held_amount": payment.amount.format() if payment.state is _HELD else "",
+            "held_until": rfc3339(payment.expires_at) if payment.state is _HELD else "",
             "refunds": [
                 {
                     "refund_id": refund.refund_id,

@@ -228,9 +228,7 @@ class PaymentStart:
         await payments.insert_payment(tx, paid, idempotency_key=new.idempotency_key)
         await attempts.insert_attempt(tx, decision.attempt)
         await wallets.spend(tx, paid, entry_id=entry_id, at=now)
-        messages = messages_of(
-            paid, before=payment.state, ids=self._ids, at=now, relay_delay=RELAY_DELAY
-        )
+        messages = messages_of(paid, before=payment, ids=self._ids, at=now, relay_delay=RELAY_DELAY)
         await outbox.put(tx, *messages)
         await _claim_key(tx, new, paid.payment_id, at=now, answer=to_json(paid))
         failpoint("payment.balance.before_commit")

@@ -40,7 +40,11 @@ def compare(
                     ),
                 )
         else:
-            for violation in (*_compare_one(found, own), *_compare_refunds(found, own)):
+            for violation in (
+                *_compare_one(found, own),
+                *_compare_held(found, own),
+                *_compare_refunds(found, own),
+            ):
                 yield key, violation
 
 
@@ -54,7 +58,8 @@ def _compare_gate(order: OrderFacts, gate: str | None) -> Iterator[Violation]:
             subject=order.order_id,
             detail=f"it is CANCELLED, and its gate at payment_rpc is {gate or 'not there'}",
         )
-    if order.state == "PENDING_PAYMENT" and gate == "CLOSED":
+    # an order that came back because its money is held is paid by that money or by none
+    if order.state == "PENDING_PAYMENT" and gate == "CLOSED" and not order.held_payment_id:
         yield Violation(
             check="gate_open",
             subject=order.order_id,
@@ -128,6 +133,32 @@ def _compare_one(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Iterato
             )
     if order.is_paid and (order.amount_minor or order.paid_payment_id):
         yield from _compare_paying(order, paying)
+
+
+def _compare_held(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Iterator[Violation]:
+    """What is held for an order is held at payment_rpc, and the other way round. A payment that is
+    being closed is held until its channel has let the money go.
+    """
+    held = {
+        payment.payment_id: payment.amount_minor
+        for payment in payments
+        if payment.state in ("AUTHORIZED", "CLOSING")
+    }
+    if order.held_payment_id and held.get(order.held_payment_id) != order.held_minor:
+        yield Violation(
+            check="order_held",
+            subject=order.order_id,
+            detail=f"{order.held_minor} of {order.held_payment_id} are held for it, and "
+            f"{held.get(order.held_payment_id, 0)} by that payment, in minor units",
+        )
+    if order.state != "CANCELLING":  # its answer to ClosePayment says what is held
+        for payment in payments:
+            if payment.state == "AUTHORIZED" and payment.payment_id != order.held_payment_id:
+                yield Violation(
+                    check="hold_at_order",
+                    subject=payment.payment_id,
+                    detail=f"its money is held, and order {order.order_id} does not know",
+                )
 
 
 def _compare_paying(order: OrderFacts, paying: PaymentFacts | None) -> Iterator[Violation]:

@@ -417,6 +417,31 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
         "across",
         "gate_open",
     ),
+    "held money of which the order does not know": (
+        payments(
+            update(PAYMENT)
+            .where(P.state == "FAILED")
+            .values(state="AUTHORIZED", capture_mode="MANUAL", live_slot=1)
+        ),
+        "across",
+        "hold_at_order",
+    ),
+    "money that nobody holds": (
+        orders(
+            update(ORDERS)
+            .where(O.state == "CANCELLED")
+            .values(
+                state="PENDING_PAYMENT",
+                cancelled_at=None,
+                held_payment_id="PAYnone",
+                held_minor=1,
+                held_until=O.expires_at,
+                pay_until=O.expires_at,
+            )
+        ),
+        "across",
+        "order_held",
+    ),
     "an order that is being cancelled for ever": (
         orders(
             update(ORDERS)

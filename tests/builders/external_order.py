@@ -7,8 +7,9 @@ from typing import Any
 
 from mesh.call import Caller
 from mesh.money import Money
+from order_rpc.domain.address import Address
 from order_rpc.domain.external_order import ExternalDetails, ExternalLine
-from order_rpc.domain.order import Address, Order
+from order_rpc.domain.order import Order
 from order_rpc.usecases.external_orders import CreateExternalOrder, RegisterExternalOrder
 from tests.builders.order import OrderApp, merchant
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -27,12 +27,14 @@ from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from order_rpc.app import RETRY_CONSTRAINTS, OrderConfig
-from order_rpc.domain.order import Address, Order, OrderState, TicketOrder
+from order_rpc.domain.address import Address
+from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.order_line import NewLine
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundLine, RefundRequest
+from order_rpc.domain.ticket import TicketOrder
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import (
     ORDER_AUDIT,
@@ -80,6 +82,8 @@ def snapshot(
     refund_reserved: str = "0",
     currency: str = "CNY",
     refunds: Iterable[tuple[str, str, str, str, str]] = (),
+    held_amount: str = "",
+    held_until: datetime | None = None,
 ) -> PaymentSnapshot:
     return PaymentSnapshot.parse(
         payment_id=payment_id,
@@ -90,6 +94,22 @@ def snapshot(
         refund_reserved=refund_reserved,
         currency=currency,
         refunds=refunds,
+        held_amount=held_amount,
+        held_until=held_until,
+    )
+
+
+def held_snapshot(
+    payment_id: str = "PAY1", *, until: datetime, version: int = 2, amount: str = "10.00"
+) -> PaymentSnapshot:
+    """A payment whose money the channel holds."""
+    return snapshot(
+        payment_id,
+        version=version,
+        state="AUTHORIZED",
+        captured="0",
+        held_amount=amount,
+        held_until=until,
     )
 
 
@@ -112,6 +132,10 @@ CLOSING = CloseAnswer(result=CloseResult.CLOSING, payment=None, retry_after_seco
 CONFLICTED = CloseAnswer(result=CloseResult.CONFLICTED, payment=None, retry_after_seconds=0)
 
 
+def still_held(payment: PaymentSnapshot) -> CloseAnswer:
+    return CloseAnswer(result=CloseResult.HELD, payment=payment, retry_after_seconds=0)
+
+
 def already_paid(payment: PaymentSnapshot) -> CloseAnswer:
     return CloseAnswer(result=CloseResult.ALREADY_PAID, payment=payment, retry_after_seconds=0)
 
@@ -124,6 +148,7 @@ class ScriptedPayments:
     close_answer: CloseAnswer = CLOSED
     refund_refusal: RemoteError | None = None
     closes: list[tuple[str, str]] = field(default_factory=list)  # (order_id, op_id)
+    let_go: list[bool] = field(default_factory=list)  # of each close, whether held money too
     forgotten: list[tuple[str, str]] = field(default_factory=list)  # (merchant_id, order_id)
     # what it took, by request_id
     refunds: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -131,10 +156,11 @@ class ScriptedPayments:
     payments: list[tuple[Order, str, str]] = field(default_factory=list)
 
     async def close_payment(
-        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool
+        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool, lets_go: bool
     ) -> CloseAnswer:
         del merchant_id
         self._reach()
+        self.let_go.append(lets_go)
         self.closes.append((order_id, op_id))
         return self.close_answer
 

@@ -15,6 +15,7 @@ from paymesh.payment.v1 import payment_pb2
 from mesh.call import Caller, Role
 from mesh.errors import MeshError, RemoteError, UpstreamUnavailable
 from mesh.money import RequestedAmount
+from order_rpc.domain.hold import HeldMoney
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy
@@ -43,12 +44,12 @@ class PaymentsInProcess:
         self.creates = 0
 
     async def close_payment(
-        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool
+        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool, lets_go: bool
     ) -> CloseAnswer:
         del op_id
         self._reach()
         closed = await self._world.app.cancellation.close_payment(
-            merchant_id=merchant_id, order_id=order_id, by_buyer=by_buyer
+            merchant_id=merchant_id, order_id=order_id, by_buyer=by_buyer, lets_go=lets_go
         )
         self._answer()
         payment = None if closed.payment is None else snapshot_of(closed.payment)
@@ -140,6 +141,9 @@ def snapshot_of(payment: Payment) -> PaymentSnapshot:
         refunded=payment.refunded,
         refund_reserved=payment.refund_reserved,
         captured_in_part=payment.is_captured_in_part,
+        held=HeldMoney(amount=payment.amount, until=payment.expires_at)
+        if payment.state is PaymentState.AUTHORIZED
+        else None,
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,10 @@ class OrdersInProcess:
                 for refund in snapshot["refunds"]
             ],
             captured_in_part=snapshot["captured_in_part"],
+            held_amount=snapshot["held_amount"],
+            held_until=datetime.fromisoformat(snapshot["held_until"])
+            if snapshot["held_until"]
+            else None,
         )
         answer = await self._app.payments.update_order_status(
             UpdateOrderStatus(

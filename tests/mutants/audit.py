@@ -134,6 +134,8 @@ _ACROSS = (
     "payment_has_order",
     "gate_closed",
     "gate_open",
+    "hold_at_order",
+    "order_held",
     "refund_at_payment",
     "refund_at_order",
     "same_buyer",

@@ -218,6 +218,36 @@ _KEYS = [  # what makes a request happen once
     ),
     _mutant(
         "usecases/cancel.py",
+        "held money stays held unless its shop lets it go",
+        old="by_buyer=by_buyer, lets_go=lets_go or is_over",
+        new="by_buyer=by_buyer, lets_go=True",
+        fails="test_held_orders.py::"
+        "test_a_buyer_whose_money_is_held_cannot_cancel_even_before_the_order_knows[sqlite]",
+    ),
+    _mutant(
+        "usecases/cancel.py",
+        "held money whose time is over is let go with its order",
+        old="by_buyer=by_buyer, lets_go=lets_go or is_over",
+        new="by_buyer=by_buyer, lets_go=lets_go",
+        fails="test_held_orders.py::"
+        "test_held_money_whose_time_is_over_is_let_go_when_its_order_is_closed[sqlite]",
+    ),
+    _mutant(
+        "usecases/messages.py",
+        "the order hears that a hold has ended",
+        old="or payment.state is _HELD or is_end:",
+        new="or payment.state is _HELD:",
+        fails="test_held_orders.py::test_the_order_is_told_of_a_hold_and_of_its_end[sqlite]",
+    ),
+    _mutant(
+        "usecases/messages.py",
+        "the order hears that a hold ends at another time",
+        old="payment.state is _HELD and payment.expires_at != before.expires_at",
+        new="False",
+        fails="test_held_orders.py::test_a_hold_that_the_channel_ends_later_moves_the_order[sqlite]",
+    ),
+    _mutant(
+        "usecases/cancel.py",
         "a call is taken back by the method that it called",
         old="method=method, key=key",
         new='method="CreatePayment", key=key',

@@ -373,7 +373,10 @@ def _at_channel(world: World, a: int, known: AtChannel) -> None:
 def _order(world: World, out: list[Move], has_room: bool) -> None:
     order, scenario, shop, rules = world.order, world.scenario, world.shop, world.rules
     if order.state is O.PENDING_PAYMENT and rules.cancelling_first:
-        out.append(("cancel or expiry", True, _order_to, (O.CANCELLING,)))
+        if order.held < 0:  # neither the clock nor the buyer cancels what is held for the shop
+            out.append(("cancel or expiry", True, _order_to, (O.CANCELLING,)))
+        if scenario.holds:
+            out.append(("shop cancels", False, order_rpc.shop_cancels, ()))
     asks = order.state is (O.CANCELLING if rules.cancelling_first else O.PENDING_PAYMENT)
     if (
         asks

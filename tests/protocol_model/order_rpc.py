@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from order_rpc.domain.order import OrderState as O
 from payment_rpc.domain.payment import Disposition
+from payment_rpc.domain.payment import PaymentState as S
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.usecases.cancel import CloseResult
 from tests.protocol_model.invariants import Broken
@@ -39,6 +40,11 @@ def take(world: World, news: Snapshot) -> Disposition | None:
         return known
     order.seen = _put(order.seen, p, version)
     order.heard_refunded = _put(order.heard_refunded, p, refunded)
+    if state is S.AUTHORIZED:
+        if order.state is O.PENDING_PAYMENT:
+            order.held = max(order.held, p)
+    elif order.held == p:
+        order.held = -1
     if known is None or not rules.disposition_once:
         if state in MONEY:
             known = _decide(world, news)
@@ -58,6 +64,7 @@ def _decide(world: World, news: Snapshot) -> Disposition:
         case O.PENDING_PAYMENT | O.CANCELLING:
             world.order_to(O.PAID)
             order.paid_by = p
+            order.held = -1
             order.stock = (*order.stock[:-1], Stock.COMMITTED)
             return Disposition.APPLIED
         case O.CANCELLED:
@@ -101,11 +108,30 @@ def close_answered(world: World, result: CloseResult, *paid: object) -> None:
         return
     if result is CloseResult.ALREADY_PAID and rules.already_paid:
         take(world, paid)  # type: ignore[arg-type]  # a call under way carries its snapshot flat
+    elif result is CloseResult.HELD:
+        _come_back(world, paid)  # type: ignore[arg-type]  # likewise
     elif result is not CloseResult.CLOSING:
         world.order_to(O.CANCELLED)
+        order.held = -1
         if rules.release:
             world.shop.available += 1
             order.stock = (*order.stock[:-1], Stock.RELEASED)
+
+
+def _come_back(world: World, news: Snapshot) -> None:
+    """HELD: the order waits for its shop, unless it has heard what came after that."""
+    p, version = news[:2]
+    if version < world.order.seen[p]:
+        return
+    world.order.seen = _put(world.order.seen, p, max(version, world.order.seen[p]))
+    world.order.held = p
+    world.order_to(O.PENDING_PAYMENT)
+
+
+def shop_cancels(world: World) -> None:
+    """The shop cancels, and lets held money go."""
+    world.order.lets_go = True
+    world.order_to(O.CANCELLING)
 
 
 def refund_is_open(world: World) -> bool:

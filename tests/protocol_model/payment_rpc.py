@@ -179,6 +179,7 @@ def _not_captured(world: World, a: int, fact: Fact) -> None:
             world.attempt_to(attempt, A.AUTHORIZED)
             if world.payments[p].state is S.PAYING:
                 world.payment_to(world.payments[p], S.AUTHORIZED)
+                put_message(world, p)
         case Fact.PENDING:
             world.attempt_to(attempt, A.PENDING)
         case Fact.UNKNOWN:
@@ -257,8 +258,10 @@ def close_order(world: World) -> None:
     """ClosePayment: the gate, live payments to CLOSING, one answer by precedence."""
     rules, payments = world.rules, world.payments
     world.shop.gate_closed = rules.gate
-    for payment in payments:
-        if payment.state is S.PAYING:
+    for p, payment in enumerate(payments):
+        is_taken = any(world.attempts[a].capturing for a in world.attempts_of(p))
+        is_let_go = payment.state is S.AUTHORIZED and world.order.lets_go and not is_taken
+        if payment.state is S.PAYING or is_let_go:
             world.payment_to(payment, S.CLOSING)
     paid = [
         p
@@ -266,11 +269,18 @@ def close_order(world: World) -> None:
         if payment.state is S.SUCCESS
         or (payment.state is S.LATE_SUCCESS and payment.disposition is None)
     ]
+    held = [
+        p
+        for p, payment in enumerate(payments)
+        if payment.state is S.AUTHORIZED and not world.order.lets_go
+    ]
     conflict = any(payment.state is S.CONFLICTED for payment in payments)
     if conflict and not rules.precedence:
         result = CloseResult.CONFLICTED
     elif paid:
         result = CloseResult.ALREADY_PAID
+    elif held:
+        result = CloseResult.HELD
     elif rules.closing_waits and any(
         payment.state in (S.AUTHORIZED, S.CLOSING) for payment in payments
     ):
@@ -279,11 +289,9 @@ def close_order(world: World) -> None:
         result = CloseResult.CONFLICTED if conflict else CloseResult.CLOSED
     if paid and result is not CloseResult.ALREADY_PAID:
         world.wrong(Broken.CLOSED_THOUGH_PAID)
-    world.call(
-        "close answer",
-        result,
-        *(snapshot(world, paid[0]) if result is CloseResult.ALREADY_PAID else ()),
-    )
+    with_payment = result in (CloseResult.ALREADY_PAID, CloseResult.HELD)
+    of = (paid or held)[0] if with_payment else -1
+    world.call("close answer", result, *(snapshot(world, of) if with_payment else ()))
 
 
 # --- what the order decided -----------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Rules:
     )
     already_paid: bool = _rule("ALREADY_PAID is the PAID use case.")
     precedence: bool = _rule(
-        "One answer per order, by precedence: ALREADY_PAID, CLOSING, CONFLICTED, CLOSED."
+        "One answer per order, by precedence: ALREADY_PAID, HELD, CLOSING, CONFLICTED, CLOSED."
     )
     # the order decides
     order_state: bool = _rule("An order is cancelled only out of CANCELLING.")

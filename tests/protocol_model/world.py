@@ -87,6 +87,8 @@ class Order:
     dispositions: tuple[Disposition | None, ...]
     seen: tuple[int, ...]  # newest version heard, per payment
     heard_refunded: tuple[int, ...]  # per payment
+    held: int = -1  # the payment whose money is held, -1 for none
+    lets_go: bool = False  # its shop cancels it, and wants no held money
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from paymesh.order.v1 import (
 )
 
 from mesh.errors import RemoteError
+from mesh.times import timestamp
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import ORDERS, PRODUCT
 from tests.builders.order import RunningOrderRpc, running_order_rpc
@@ -482,6 +484,28 @@ async def test_business_refusals_of_a_payment_are_answers(
             disposition,
             f"ORDER_STATE_{state}",
         )
+
+
+async def test_a_hold_is_told_and_shown_in_the_words_of_the_contract(
+    server: RunningOrderRpc, people: dict[str, Client]
+) -> None:
+    await server.app.product("mug", "19.80", available=5)
+    order = await server.app.order(("mug", 1))
+    until = timestamp(server.app.clock.now() + timedelta(days=7))
+    answer = await people["payment_rpc"].UpdateOrderStatus(
+        merchant_id="mall",
+        order_id=order.order_id,
+        event_id="EVT-held",
+        payment=snapshot(
+            state="AUTHORIZED", captured="0", held_amount="19.80", held_until=until, version=2
+        ),
+    )
+    assert answer.disposition == order_pb2.DISPOSITION_NOTED
+    shown = (await people["buyer"].GetOrder(order_id=order.order_id)).order
+    assert (shown.held_payment_id, shown.held_amount) == ("PAY1", "19.80")
+    assert shown.held_until == shown.expires_at == until
+    refused = await refusal(people["buyer"].CancelOrder(order_id=order.order_id))
+    assert (refused.reason, refused.grpc_code) == ("MONEY_HELD", 9)
 
 
 # The rest of an order's life, through the port.

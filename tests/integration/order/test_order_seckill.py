@@ -11,7 +11,7 @@ import pytest
 from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.outbox import OUTBOX
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
-from order_rpc.domain.order import TicketOrder
+from order_rpc.domain.ticket import TicketOrder
 from order_rpc.usecases.outbox_to_payment import SECKILL_RPC as DESTINATION
 from tests.builders.order import PAYMENT_RPC, SECKILL_RPC, OrderApp, buyer, merchant, order_app
 

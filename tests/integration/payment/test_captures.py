@@ -293,7 +293,7 @@ async def test_a_buyer_cannot_take_held_money_back(world: PaymentWorld) -> None:
     closed = await world.app.cancellation.close_payment(
         merchant_id="mall", order_id=order.order_id, by_buyer=True
     )
-    assert closed.result is CloseResult.CLOSING
+    assert closed.result is CloseResult.HELD
     assert (await world.payment(held.payment_id)).state is PaymentState.AUTHORIZED
     cancelled = await world.app.cancellation.cancel_payment(held.payment_id, SHOP)
     assert cancelled.state is PaymentState.CLOSED
@@ -305,9 +305,8 @@ async def test_an_order_past_its_deadline_stays_until_its_held_money_is_decided(
     channel, order = holding(world), await world.order()
     held = await held_payment(world, channel, order)
     world.clock.advance(3600)
-    await world.finish()
     close = await world.app.cancellation.close_payment(merchant_id="mall", order_id=order.order_id)
-    assert close.result is CloseResult.CLOSING
+    assert close.result is CloseResult.HELD
     assert (await world.payment(held.payment_id)).state is PaymentState.AUTHORIZED
     await capture(world, held)
     await world.finish()

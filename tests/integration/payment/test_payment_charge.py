@@ -778,5 +778,7 @@ async def test_the_payload_of_a_message_is_what_order_rpc_reads(world: PaymentWo
         "currency": "CNY",
         "wants_paid": True,
         "captured_in_part": False,
+        "held_amount": "",
+        "held_until": "",
         "refunds": [],
     }

@@ -72,6 +72,7 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
     "ck_order_item_stock_source": {"stock_source": "X"},
     "ck_orders_amount": {"amount_minor": -1},
     "ck_orders_external_buyer": {"kind": "EXTERNAL"},
+    "ck_orders_held": {"held_payment_id": "PAY1"},
     "ck_orders_kind": {"kind": "X"},
     "ck_orders_money": {"refunded_minor": -1},
     "ck_orders_paid_at": {"state": "CANCELLED"},

@@ -8,7 +8,7 @@ docs/protocol_model.md says what is compared and what is not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,9 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import MeshError, Outcome
 from mesh.money import Money, RequestedAmount
+from order_rpc.domain.hold import HeldMoney
 from order_rpc.domain.order import Order, OrderState
-from order_rpc.domain.payment import CloseAnswer, PaymentSnapshot
+from order_rpc.domain.payment import CloseAnswer, KnownPayment, PaymentSnapshot
 from order_rpc.domain.payment import CloseResult as AnsweredResult
+from order_rpc.store import payments as order_payments
 from order_rpc.tables import ORDERS
 from order_rpc.usecases.outbox_to_payment import PaymentDestination, StillClosing, close_message
 from payment_rpc.domain.attempt import Attempt
@@ -158,6 +160,8 @@ def attempt_row(world: World, a: int, *, at: Any) -> Attempt:
         if row.captured
         else {}
     )
+    if row.capturing:
+        captured |= {"capture_id": f"CAP{a}", "capture_amount": cents(world.scenario.amount)}
     return an_attempt(
         row.state,
         attempt_id=f"ATT{a}",
@@ -329,9 +333,13 @@ class Product:
     async def _close_payments(self, tx: AsyncConnection, done: Done) -> str:
         cancellation = self.shop.app.cancellation
         for payment in await cancellation._close_gate(tx, "mall", "ORD1"):
-            await cancellation._begin(tx, payment.payment_id, by_buyer=False)
+            await cancellation._begin(
+                tx, payment.payment_id, by_buyer=False, lets_go=done.before.order.lets_go
+            )
         return close_answer(
-            await payments.all_of_order(tx, merchant_id="mall", order_id="ORD1")
+            await payments.all_of_order(tx, merchant_id="mall", order_id="ORD1"),
+            lets_go=done.before.order.lets_go,
+            at=self.now,
         ).result.value
 
     async def _ask_refund(self, tx: AsyncConnection, done: Done, p: int, name: str) -> bool:
@@ -376,23 +384,30 @@ class Product:
             return False
         return started.payment is not None
 
+    def _told(self, done: Done, result: str, paid: Sequence[Any]) -> PaymentSnapshot | None:
+        """The payment that an answer to ClosePayment names."""
+        if not paid:
+            return None
+        p, version, state, *units = paid
+        captured, refunded, reserved = (
+            Money(count * self.order.amount.minor // done.before.scenario.amount, "CNY")
+            for count in units
+        )
+        return PaymentSnapshot(
+            payment_id=f"PAY{p}",
+            version=version,
+            state=state.value,
+            captured=captured,
+            refunded=refunded,
+            refund_reserved=reserved,
+            held=HeldMoney(amount=self.order.amount, until=self.now + timedelta(days=1))
+            if result == "HELD"
+            else None,
+        )
+
     async def closes(self, done: Done, result: str, *paid: Any) -> OrderState:
         """The order's state after an answer to ClosePayment."""
-        snapshot = None
-        if paid:
-            p, version, state, *units = paid
-            captured, refunded, reserved = (
-                Money(count * self.order.amount.minor // done.before.scenario.amount, "CNY")
-                for count in units
-            )
-            snapshot = PaymentSnapshot(
-                payment_id=f"PAY{p}",
-                version=version,
-                state=state.value,
-                captured=captured,
-                refunded=refunded,
-                refund_reserved=reserved,
-            )
+        snapshot = self._told(done, result, paid)
         states: list[OrderState] = []
 
         class Answers:
@@ -410,7 +425,12 @@ class Product:
             ids=self.shop.ids,
         )
         message = close_message(
-            self.order, ids=self.shop.ids, at=self.now, due_at=self.now, by_buyer=False
+            self.order,
+            ids=self.shop.ids,
+            at=self.now,
+            due_at=self.now,
+            by_buyer=False,
+            lets_go=False,
         )
 
         async def run(tx: AsyncConnection) -> None:
@@ -419,6 +439,10 @@ class Product:
                 .where(ORDERS.c.order_id == self.order.order_id)
                 .values(state=done.before.order.state)
             )
+            if snapshot is not None and (heard := done.before.order.seen[paid[0]]):
+                known = KnownPayment.first_seen(snapshot, at=self.now)
+                known = replace(known, version=heard)
+                await order_payments.insert_payment(tx, self.order, known)
             try:
                 settle = await answered.send(message)
                 assert settle is not None

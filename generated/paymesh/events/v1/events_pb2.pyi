@@ -94,6 +94,76 @@ class PaymentSucceededEvent(_message.Message):
 Global___PaymentSucceededEvent: _TypeAlias = PaymentSucceededEvent  # noqa: Y015
 
 @_typing.final
+class PaymentAuthorizedEvent(_message.Message):
+    """Tag PAYMENT_AUTHORIZED on PAYMENT_TOPIC: a channel holds the money of an order for a capture of the shop's. Nothing has moved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    payment_id: _builtins.str
+    """The payment."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """What is held, in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    channel: _builtins.str
+    """The channel."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp:
+        """When it is let go unless it is captured before."""
+
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When we learnt it."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "held_until", b"held_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "held_until", b"held_until", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_id", b"payment_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentAuthorizedEvent: _TypeAlias = PaymentAuthorizedEvent  # noqa: Y015
+
+@_typing.final
 class PaymentFailedEvent(_message.Message):
     """Tag PAYMENT_FAILED on PAYMENT_TOPIC: a payment ended without money."""
 

@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The merchant is suspended or closed: no new payments and orders. Money can still go back."""
     ERROR_REASON_MERCHANT_NOT_LIVE: _ErrorReason.ValueType  # 24
     """The merchant may only use its test sibling."""
+    ERROR_REASON_MONEY_HELD: _ErrorReason.ValueType  # 25
+    """Money is held for the order: to the shop it is a promise, and only the shop lets it go. Metadata has the payment id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of order_rpc."""
@@ -126,4 +128,6 @@ ERROR_REASON_MERCHANT_SUSPENDED: ErrorReason.ValueType  # 23
 """The merchant is suspended or closed: no new payments and orders. Money can still go back."""
 ERROR_REASON_MERCHANT_NOT_LIVE: ErrorReason.ValueType  # 24
 """The merchant may only use its test sibling."""
+ERROR_REASON_MONEY_HELD: ErrorReason.ValueType  # 25
+"""Money is held for the order: to the shop it is a promise, and only the shop lets it go. Metadata has the payment id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

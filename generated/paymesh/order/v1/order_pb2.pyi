@@ -634,6 +634,9 @@ class Order(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     NOTIFY_URL_FIELD_NUMBER: _builtins.int
+    HELD_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    HELD_AMOUNT_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """"ORD" and a ULID. Source spellings: orderNo, order_no."""
     merchant_id: _builtins.str
@@ -684,6 +687,10 @@ class Order(_message.Message):
     """What is paid, in words for the buyer."""
     notify_url: _builtins.str
     """Where the merchant is told about it."""
+    held_payment_id: _builtins.str
+    """The payment whose money is held for the order until the shop captures it; empty where none is."""
+    held_amount: _builtins.str
+    """How much is held, in major units; empty where nothing is."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderItem]:
         """The lines, by SKU."""
@@ -724,6 +731,10 @@ class Order(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The merchant's own notes."""
 
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when it is held. While money is held, expires_at says the same."""
+
     def __init__(
         self,
         *,
@@ -762,10 +773,13 @@ class Order(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         notify_url: _builtins.str = ...,
+        held_payment_id: _builtins.str = ...,
+        held_amount: _builtins.str = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "completed_at", b"completed_at", "created_at", b"created_at", "expires_at", b"expires_at", "paid_at", b"paid_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "completed_at", b"completed_at", "created_at", b"created_at", "expires_at", b"expires_at", "held_until", b"held_until", "paid_at", b"paid_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "client_request_id", b"client_request_id", "completed_at", b"completed_at", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "discount_amount", b"discount_amount", "expires_at", b"expires_at", "items", b"items", "items_amount", b"items_amount", "kind", b"kind", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order_id", b"order_id", "order_no", b"order_no", "paid_at", b"paid_at", "paid_payment_id", b"paid_payment_id", "pay_status", b"pay_status", "refund_status", b"refund_status", "refunded_amount", b"refunded_amount", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_amount", b"shipping_amount", "shipping_status", b"shipping_status", "state", b"state", "tracking_number", b"tracking_number", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "client_request_id", b"client_request_id", "completed_at", b"completed_at", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "discount_amount", b"discount_amount", "expires_at", b"expires_at", "held_amount", b"held_amount", "held_payment_id", b"held_payment_id", "held_until", b"held_until", "items", b"items", "items_amount", b"items_amount", "kind", b"kind", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order_id", b"order_id", "order_no", b"order_no", "paid_at", b"paid_at", "paid_payment_id", b"paid_payment_id", "pay_status", b"pay_status", "refund_status", b"refund_status", "refunded_amount", b"refunded_amount", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_amount", b"shipping_amount", "shipping_status", b"shipping_status", "state", b"state", "tracking_number", b"tracking_number", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1907,6 +1921,8 @@ class PaymentSnapshot(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     REFUNDS_FIELD_NUMBER: _builtins.int
     CAPTURED_IN_PART_FIELD_NUMBER: _builtins.int
+    HELD_AMOUNT_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment."""
     version: _builtins.int
@@ -1923,9 +1939,15 @@ class PaymentSnapshot(_message.Message):
     """ISO 4217."""
     captured_in_part: _builtins.bool
     """The shop captured less than was held, on purpose: it pays the order all the same."""
+    held_amount: _builtins.str
+    """While AUTHORIZED, how much the channel holds, in major units; empty otherwise."""
     @_builtins.property
     def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundSnapshot]:
         """Refunds that changed at this version. Those of an older snapshot count too: a refund only ever goes forward."""
+
+    @_builtins.property
+    def held_until(self) -> _timestamp_pb2.Timestamp:
+        """While AUTHORIZED, until when it is held."""
 
     def __init__(
         self,
@@ -1939,10 +1961,12 @@ class PaymentSnapshot(_message.Message):
         currency: _builtins.str = ...,
         refunds: _abc.Iterable[Global___RefundSnapshot] | None = ...,
         captured_in_part: _builtins.bool = ...,
+        held_amount: _builtins.str = ...,
+        held_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_until", b"held_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "captured_in_part", b"captured_in_part", "currency", b"currency", "payment_id", b"payment_id", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "refunds", b"refunds", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "captured_in_part", b"captured_in_part", "currency", b"currency", "held_amount", b"held_amount", "held_until", b"held_until", "payment_id", b"payment_id", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "refunds", b"refunds", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

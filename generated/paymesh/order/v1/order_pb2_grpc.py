@@ -159,7 +159,8 @@ class OrderServiceServicer:
 
     def CancelOrder(self, request, context):
         """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
-        paid is refused with ORDER_ALREADY_PAID.
+        paid is refused with ORDER_ALREADY_PAID. Money that is held for the order is let go when the shop or an admin cancels; a buyer is refused with
+        MONEY_HELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,8 @@ class OrderServiceStub:
     """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
     """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
-    paid is refused with ORDER_ALREADY_PAID.
+    paid is refused with ORDER_ALREADY_PAID. Money that is held for the order is let go when the shop or an admin cancels; a buyer is refused with
+    MONEY_HELD.
     """
     PayOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.PayOrderRequest, _order_pb2.PayOrderResponse]
     """Starts a payment of the order at a channel and says what the buyer does next. Calling it again for the same channel returns the same payment."""
@@ -93,7 +94,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
-    paid is refused with ORDER_ALREADY_PAID.
+    paid is refused with ORDER_ALREADY_PAID. Money that is held for the order is let go when the shop or an admin cancels; a buyer is refused with
+    MONEY_HELD.
     """
     PayOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.PayOrderRequest, _order_pb2.PayOrderResponse]  # type: ignore[assignment]
     """Starts a payment of the order at a channel and says what the buyer does next. Calling it again for the same channel returns the same payment."""
@@ -172,7 +174,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CancelOrderResponse, _abc.Awaitable[_order_pb2.CancelOrderResponse]]:
         """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
-        paid is refused with ORDER_ALREADY_PAID.
+        paid is refused with ORDER_ALREADY_PAID. Money that is held for the order is let go when the shop or an admin cancels; a buyer is refused with
+        MONEY_HELD.
         """
 
     @_abc_1.abstractmethod

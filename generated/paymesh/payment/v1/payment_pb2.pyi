@@ -121,6 +121,8 @@ class _CloseResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CloseResu
     """The channel holds money that is not ours to count; it blocks nothing."""
     CLOSE_RESULT_CLOSED: _CloseResult.ValueType  # 4
     """Nobody paid and nobody will."""
+    CLOSE_RESULT_HELD: _CloseResult.ValueType  # 5
+    """A channel holds the money for the shop: `payment` says how much and until when. The order waits for the shop again."""
 
 class CloseResult(_CloseResult, metaclass=_CloseResultEnumTypeWrapper):
     """What became of the payments of an order."""
@@ -135,6 +137,8 @@ CLOSE_RESULT_CONFLICTED: CloseResult.ValueType  # 3
 """The channel holds money that is not ours to count; it blocks nothing."""
 CLOSE_RESULT_CLOSED: CloseResult.ValueType  # 4
 """Nobody paid and nobody will."""
+CLOSE_RESULT_HELD: CloseResult.ValueType  # 5
+"""A channel holds the money for the shop: `payment` says how much and until when. The order waits for the shop again."""
 Global___CloseResult: _TypeAlias = CloseResult  # noqa: Y015
 
 @_typing.final
@@ -713,6 +717,7 @@ class ClosePaymentRequest(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     OP_ID_FIELD_NUMBER: _builtins.int
     BY_BUYER_FIELD_NUMBER: _builtins.int
+    LETS_GO_FIELD_NUMBER: _builtins.int
     merchant_id: _builtins.str
     """The tenant."""
     order_id: _builtins.str
@@ -721,6 +726,8 @@ class ClosePaymentRequest(_message.Message):
     """The caller's id of this decision; the same id is the same decision."""
     by_buyer: _builtins.bool
     """The buyer cancelled the order; otherwise the shop did, or the time to pay was over."""
+    lets_go: _builtins.bool
+    """The shop lets held money go. Without it money that is held for the shop stays held, and the answer is HELD."""
     def __init__(
         self,
         *,
@@ -728,10 +735,11 @@ class ClosePaymentRequest(_message.Message):
         order_id: _builtins.str = ...,
         op_id: _builtins.str = ...,
         by_buyer: _builtins.bool = ...,
+        lets_go: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_buyer", b"by_buyer", "merchant_id", b"merchant_id", "op_id", b"op_id", "order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_buyer", b"by_buyer", "lets_go", b"lets_go", "merchant_id", b"merchant_id", "op_id", b"op_id", "order_id", b"order_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -752,7 +760,7 @@ class ClosePaymentResponse(_message.Message):
     """When to ask again, with CLOSING."""
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """The payment that paid, with ALREADY_PAID."""
+        """The payment that paid, with ALREADY_PAID; the one whose money is held, with HELD."""
 
     def __init__(
         self,

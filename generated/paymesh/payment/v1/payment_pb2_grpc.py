@@ -116,7 +116,8 @@ class PaymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClosePayment(self, request, context):
-        """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent.
+        """Closes the gate of an order and every live payment of it: nobody may pay it from now on. Money that is held for the shop stays held unless the shop
+        lets it go. One answer per order, always OK. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

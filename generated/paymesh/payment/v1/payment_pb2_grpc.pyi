@@ -45,7 +45,9 @@ class PaymentServiceStub:
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
     ClosePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]
-    """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+    """Closes the gate of an order and every live payment of it: nobody may pay it from now on. Money that is held for the shop stays held unless the shop
+    lets it go. One answer per order, always OK. Idempotent.
+    """
     EraseCustomer: _grpc.UnaryUnaryMultiCallable[_payment_pb2.EraseCustomerRequest, _payment_pb2.EraseCustomerResponse]
     """Forgets by which address of a customer the payments of an order are found, because the merchant erased it. Idempotent."""
     CancelByIdempotencyKey: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelByIdempotencyKeyRequest, _payment_pb2.CancelByIdempotencyKeyResponse]
@@ -78,7 +80,9 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
     ClosePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]  # type: ignore[assignment]
-    """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+    """Closes the gate of an order and every live payment of it: nobody may pay it from now on. Money that is held for the shop stays held unless the shop
+    lets it go. One answer per order, always OK. Idempotent.
+    """
     EraseCustomer: _aio.UnaryUnaryMultiCallable[_payment_pb2.EraseCustomerRequest, _payment_pb2.EraseCustomerResponse]  # type: ignore[assignment]
     """Forgets by which address of a customer the payments of an order are found, because the merchant erased it. Idempotent."""
     CancelByIdempotencyKey: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelByIdempotencyKeyRequest, _payment_pb2.CancelByIdempotencyKeyResponse]  # type: ignore[assignment]
@@ -132,7 +136,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ClosePaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.ClosePaymentResponse, _abc.Awaitable[_payment_pb2.ClosePaymentResponse]]:
-        """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+        """Closes the gate of an order and every live payment of it: nobody may pay it from now on. Money that is held for the shop stays held unless the shop
+        lets it go. One answer per order, always OK. Idempotent.
+        """
 
     @_abc_1.abstractmethod
     def EraseCustomer(
