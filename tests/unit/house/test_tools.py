@@ -24,7 +24,7 @@ case "$1" in
   -m)
     case "$2" in
       venv) [ -z "$VENV_FAILS" ] || { mkdir -p "$3"; exit 1; }; mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "venv $3" >> "$CALLS" ;;
-      pip) shift 2; echo "pip $*" >> "$CALLS" ;;
+      pip) shift 2; echo "pip $*" | sed 's, /[^ ]*, OWN_LOCK,' >> "$CALLS" ;;
     esac ;;
 esac
 """
@@ -42,7 +42,9 @@ class Tool:
         self.calls = folder / "calls"
         self.calls.touch()
         (self.tools.parent / "requirements.lock").write_text("a==1 --hash=sha256:0\n")
-        for name in ("bash", "sh", "dirname", "grep", "cp", "mkdir", "rm", "env", "id"):
+        for name in (
+            "bash", "sh", "dirname", "grep", "sed", "mktemp", "cp", "mkdir", "rm", "env", "id",
+        ):  # fmt: skip
             (self.programs / name).symlink_to(str(shutil.which(name)))
 
     def add(self, name: str, script: str = "#!/bin/sh\n") -> Path:
@@ -83,6 +85,33 @@ def test_an_environment_is_made_once_and_filled_by_hash_from_the_lock_file(
         "pip install -qq --no-build-isolation --no-deps -e generated -e .",
     )
     assert tool.calls.read_text().splitlines() == [f"venv {folder}", locked, own, locked, own]
+
+
+@pytest.mark.parametrize("uv_works", [True, False], ids=["uv", "pip_where_uv_finds_nothing"])
+def test_a_lock_file_with_uv_is_installed_by_it(uv_works: bool, tool: Tool, tmp_path: Path) -> None:
+    tool.add("python3", PYTHON)
+    (tool.tools.parent / "requirements-dev.lock").write_text(
+        "a==1 --hash=sha256:0\nuv==2 \\\n    --hash=sha256:1\n    # via paymesh\nuvloop==3\n"
+    )
+    folder = tmp_path / "venv"
+    uv = tool.add("uv", f'#!/bin/sh\necho "uv $*" >> "$CALLS"\nexit {0 if uv_works else 1}\n')
+    (folder / "bin").mkdir(parents=True)
+    shutil.copy(tool.programs / "python3", folder / "bin" / "python")
+    shutil.copy(uv, folder / "bin" / "uv")
+    done = tool.run("make-venv", folder, "requirements-dev.lock")
+    assert done.returncode == 0, done.stderr
+    python = f"--python {folder}/bin/python"
+    by_uv = [
+        "pip install -qq --require-hashes -r OWN_LOCK",
+        f"uv pip install -q {python} --require-hashes -r requirements-dev.lock",
+    ]
+    if uv_works:
+        by_uv.append(f"uv pip install -q {python} --no-build-isolation --no-deps -e generated -e .")
+    by_pip = [
+        "pip install -qq --require-hashes -r requirements-dev.lock",
+        "pip install -qq --no-build-isolation --no-deps -e generated -e .",
+    ]
+    assert tool.calls.read_text().splitlines() == by_uv + ([] if uv_works else by_pip)
 
 
 def test_an_interpreter_that_does_not_fit_is_named_with_what_to_do(
