@@ -29,8 +29,8 @@ from tests.chaos.traffic import Heard, Traffic
 from tests.support.processes import Processes
 from tools.servers import MariaDB, Redis, server_folder
 
-# in `make test`; start, rest and checks take the rest of five minutes
-SECONDS = int(os.environ.get("PMTEST_CHAOS_SECONDS", "120"))
+# in `make test`; start, rest and checks take two minutes more
+SECONDS = int(os.environ.get("PMTEST_CHAOS_SECONDS", "60"))
 SECONDS_OF_PROOF = 3600
 WELL_AFTER_SECONDS = 5.0  # a 500 that comes later than this after a fault is a defect
 LAST_QUIET_SECONDS = 20.0  # traffic without faults at the end

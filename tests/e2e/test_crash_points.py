@@ -32,7 +32,7 @@ SCENARIOS = [
 SEED = os.environ["PMTEST_SEED"]
 # In `make test`, drawn by the seed. test_order_process.py and test_merchant_crashes.py kill these two
 # services at each of their points too.
-PAYMENT_POINTS, ORDER_POINTS, MERCHANT_POINTS = 12, 2, 4
+PAYMENT_POINTS, ORDER_POINTS, MERCHANT_POINTS = 6, 1, 2
 
 
 def matrix() -> list[tuple[Scenario, Mode]]:
