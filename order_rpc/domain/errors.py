@@ -82,6 +82,15 @@ class MoneyHeld(MeshError):
     reason = "MONEY_HELD"
 
 
+class CaptureFirst(MeshError):
+    """The money of the order is held, and its shop ships what is captured only.
+
+    `metadata` has payment_id.
+    """
+
+    reason = "CAPTURE_FIRST"
+
+
 class OrderExistsDifferent(MeshError):
     """An order with this number of the merchant exists with other content. `fields` names what
     differs.

@@ -10,7 +10,7 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.paging import Key, PageTokens
 from order_rpc.domain.address import Address
-from order_rpc.domain.errors import FullRefundOpen
+from order_rpc.domain.errors import CaptureFirst, FullRefundOpen
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.refund_plan import is_full_refund_open, sale_refunds
 from order_rpc.store import audit, orders, refunds
@@ -51,7 +51,8 @@ class Shipments:
         Raises:
             OrderNotFound: there is none in the caller's shop. OrderStateInvalid: it is not paid, or
                 went with another parcel.
-            FullRefundOpen: everything it cost is being refunded.
+            FullRefundOpen: everything it cost is being refunded. CaptureFirst: its money is held,
+                and the shop captures it before it ships.
         """
         order = await self._db.run(
             self._ship, merchant_id, order_id, (carrier, tracking_number), caller
@@ -136,6 +137,8 @@ class Shipments:
         )
         if order.state is OrderState.SHIPPED and (order.carrier, order.tracking_number) == parcel:
             return order
+        if order.state is OrderState.PENDING_PAYMENT and order.held is not None:
+            raise CaptureFirst(payment_id=order.held.payment_id)
         shipped = order.ship(carrier=carrier, tracking_number=tracking_number, at=now)
         of_sale = sale_refunds(order, await refunds.refunds_of(tx, order))
         if is_full_refund_open(order, of_sale):

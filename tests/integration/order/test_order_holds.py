@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from order_rpc.audit.explain import explain_order
-from order_rpc.domain.errors import MoneyHeld, OrderAlreadyPaid
+from order_rpc.domain.errors import CaptureFirst, MoneyHeld, OrderAlreadyPaid
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import Disposition
 from tests.builders.order import (
@@ -255,3 +255,18 @@ async def test_a_repeated_createorder_answers_the_deadline_of_the_first(
         first.expires_at,
         None,
     )
+
+
+# --- shipping -------------------------------------------------------------------------------------
+
+
+async def test_a_held_order_is_not_shipped_before_its_shop_has_captured(
+    app: OrderApp, order: Order
+) -> None:
+    await hold(app, order)
+    with pytest.raises(CaptureFirst) as refused:
+        await app.ship(order)
+    assert refused.value.metadata == {"payment_id": "PAY1"}
+    assert (await app.load(order)).state is S.PENDING_PAYMENT
+    await app.tell(order, snapshot(version=3))
+    assert (await app.ship(order)).state is S.SHIPPED

@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The merchant may only use its test sibling."""
     ERROR_REASON_MONEY_HELD: _ErrorReason.ValueType  # 25
     """Money is held for the order: to the shop it is a promise, and only the shop lets it go. Metadata has the payment id."""
+    ERROR_REASON_CAPTURE_FIRST: _ErrorReason.ValueType  # 26
+    """The money of the order is held, and its shop ships what is captured only. Metadata has the payment id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of order_rpc."""
@@ -130,4 +132,6 @@ ERROR_REASON_MERCHANT_NOT_LIVE: ErrorReason.ValueType  # 24
 """The merchant may only use its test sibling."""
 ERROR_REASON_MONEY_HELD: ErrorReason.ValueType  # 25
 """Money is held for the order: to the shop it is a promise, and only the shop lets it go. Metadata has the payment id."""
+ERROR_REASON_CAPTURE_FIRST: ErrorReason.ValueType  # 26
+"""The money of the order is held, and its shop ships what is captured only. Metadata has the payment id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

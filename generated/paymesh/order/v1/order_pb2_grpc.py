@@ -203,7 +203,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShipOrder(self, request, context):
-        """Hands a paid order to a carrier. Refused while all of its money is on its way back.
+        """Hands a paid order to a carrier. Refused while all of its money is on its way back, and with CAPTURE_FIRST while its money is only held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
