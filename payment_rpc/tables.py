@@ -145,6 +145,8 @@ ATTEMPT = Table(
     Column("capture_id", Identifier(32), nullable=False, server_default=""),
     Column("capture_minor", BigInteger, nullable=True),
     Column("capture_sends", Integer, nullable=False, server_default="0"),
+    # What was paid beyond the capture, in its currency, as far as it is booked.
+    Column("surplus_minor", BigInteger, nullable=False, server_default="0"),
     CheckConstraint(one_of("state", AttemptState), name="state"),
     CheckConstraint(
         "(capture_minor IS NULL) = (capture_id = '') AND "
@@ -152,6 +154,9 @@ ATTEMPT = Table(
         name="capture",
     ),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
+    CheckConstraint(
+        "surplus_minor >= 0 AND (surplus_minor = 0 OR state = 'CAPTURED')", name="surplus"
+    ),
     CheckConstraint(
         f"({one_of('state', [s for s in AttemptState if s in attempt.OPEN])}) = "
         "(next_query_at IS NOT NULL)",
@@ -179,7 +184,7 @@ REFUND = Table(
     Column("state", Identifier(16), nullable=False),
     Column("reason", String(200), nullable=False),
     Column("request_id", Identifier(64), nullable=True),
-    Column("automatic_of", Identifier(32), nullable=True),
+    Column("automatic_of", Identifier(96), nullable=True),
     Column("automatic", Boolean, nullable=False),
     Column("stands_alone", Boolean, nullable=False),
     Column("above_cap", Boolean, nullable=False),

@@ -201,8 +201,18 @@ def _unseen() -> list[Check]:
     """What a person must look at, and nobody is told."""
     given_back = (
         select(_R.refund_id)
-        .where(_R.payment_id == _A.payment_id, _R.attempt_id == _A.attempt_id, _R.stands_alone)
+        .where(_R.payment_id == _A.payment_id, _R.automatic_of == _A.attempt_id, _R.stands_alone)
         .exists()
+    )
+    surplus_back = (
+        select(func.coalesce(func.sum(_R.amount_minor), 0))
+        .where(
+            _R.payment_id == _A.payment_id,
+            _R.attempt_id == _A.attempt_id,
+            _R.stands_alone,
+            _R.automatic_of != _A.attempt_id,
+        )
+        .scalar_subquery()
     )
     return [
         Check(
@@ -218,6 +228,14 @@ def _unseen() -> list[Check]:
             by=_BY_ATTEMPT,
             detail="its money belongs to nothing, no refund takes it and nobody is told; payment "
             "{payment_id}",
+        ),
+        Check(
+            name="surplus_unseen",
+            query=select(_A.attempt_id, _A.surplus_minor)
+            .select_from(ATTEMPT.join(PAYMENT, _P.payment_id == _A.payment_id))
+            .where(_A.surplus_minor > surplus_back, ~_WAITS_FOR_PERSON),
+            by=_BY_ATTEMPT,
+            detail="{surplus_minor} too much, no refund takes all of it and nobody is told",
         ),
         Check(
             name="refund_unseen",
@@ -268,14 +286,16 @@ def _impossible() -> list[Check]:
         Check(
             name="refunds_within_capture",
             query=select(
-                _A.attempt_id, _A.captured_minor, func.sum(_R.amount_minor).label("refunds")
+                _A.attempt_id,
+                (_A.captured_minor + _A.surplus_minor).label("taken_minor"),
+                func.sum(_R.amount_minor).label("refunds"),
             )
             .select_from(refunds_of_attempt)
             .where(_R.state.in_([*refunds.OPEN, RefundState.SUCCESS]), ~_R.above_cap)
-            .group_by(_A.attempt_id, _A.captured_minor)
-            .having(func.sum(_R.amount_minor) > _A.captured_minor),
+            .group_by(_A.attempt_id, _A.captured_minor, _A.surplus_minor)
+            .having(func.sum(_R.amount_minor) > _A.captured_minor + _A.surplus_minor),
             by=_BY_ATTEMPT,
-            detail="refunds of {refunds} for a capture of {captured_minor}, in minor units",
+            detail="refunds of {refunds} for a capture of {taken_minor}, in minor units",
         ),
     ]
 

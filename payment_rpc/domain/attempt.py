@@ -105,6 +105,7 @@ class Attempt:
             nothing.
         next_query_at: when to query the channel next; None once the result is final.
         queries: how often it was queried.
+        surplus: what its buyer paid beyond `captured`, as far as it is booked; None for nothing.
         captured_at: when money moved, by the channel's clock: its day at the channel. None before,
             and for captures older than this field.
         channel_ref: the channel's own id of it, "" while it is not known.
@@ -135,6 +136,7 @@ class Attempt:
     capture_id: str = ""
     capture_amount: Money | None = None
     capture_sends: int = 0
+    surplus: Money | None = None
 
     @classmethod
     def start(
@@ -287,6 +289,16 @@ class Attempt:
             channel_trade_no=trade_no,
             captured_at=captured_at or at,
         )
+
+    def add_surplus(self, surplus: Money, *, at: datetime) -> Attempt:
+        """The buyer paid so much too much, all in all.
+
+        Raises:
+            ValueError: no money moved under it, or it was in another currency.
+        """
+        if self.captured is None or self.captured.currency != surplus.currency:
+            raise ValueError("a surplus is beyond a capture")
+        return replace(self._changed(at), surplus=surplus)
 
     def correct_clock(self, *, error: timedelta, at: datetime) -> Attempt:
         """Its times without the error of the clock that wrote them, which was ahead."""

@@ -85,6 +85,7 @@ class AttemptOfBooks(NamedTuple):
     channel_trade_no: str
     state: AttemptState
     captured: Money | None
+    surplus: Money | None
 
 
 class RefundOfBooks(NamedTuple):
@@ -183,11 +184,7 @@ def _miscounted(books: Books) -> Iterator[Problem]:
     """The amounts of the payment against its attempts and refunds."""
     payment = books.payment
     main = _main_attempt(books)
-    taken = (
-        main.captured
-        if main is not None and main.captured is not None
-        else Money.zero(payment.amount.currency)
-    )
+    taken = (main and main.captured) or Money.zero(payment.amount.currency)
     counted = [
         refund for refund in books.refunds if not refund.stands_alone and not refund.above_cap
     ]
@@ -343,8 +340,10 @@ def _expect_captures(books: Books, expected: Balances) -> None:
         currency, minor = attempt.captured.currency, attempt.captured.minor
         if attempt is not main:
             expected[unapplied_receipts(attempt.channel), currency] += minor
+        surplus = attempt.surplus.minor if attempt.surplus else 0
+        expected[unapplied_receipts(attempt.channel), currency] += surplus
         if attempt.channel != WALLET:
-            expected[channel_receivable(attempt.channel), currency] -= minor
+            expected[channel_receivable(attempt.channel), currency] -= minor + surplus
 
 
 def _expect_decisions_and_fees(books: Books, expected: Balances) -> None:

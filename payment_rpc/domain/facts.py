@@ -67,7 +67,7 @@ class ChannelFact:
         ref: the channel's own id of the attempt, "" when it does not say or has none.
         held_until: while AUTHORIZED, when the channel lets the money go by itself.
         capturable: while AUTHORIZED, what can still be taken; None when it does not say.
-        surplus: what a buyer paid beyond a captured `amount`; None for nothing.
+        surplus: what a buyer paid beyond a captured `amount`, all in all; None for nothing.
         is_our_turn: while PENDING, the next step is ours: `advance` takes it.
     """
 
@@ -95,12 +95,15 @@ class ChannelFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the rows become. `review_reason` opens a manual review; "" for none."""
+    """What the rows become. `review_reason` opens a manual review; "" for none. `surplus` is money
+    that nobody owed and that was not told of before: it is booked and goes back.
+    """
 
     payment: Payment
     attempt: Attempt
     booking: LedgerTransaction | None = None
     fee_booking: LedgerTransaction | None = None
+    surplus: Money | None = None
     review_reason: str = ""
 
     def changes(self, payment: Payment, attempt: Attempt) -> bool:
@@ -109,6 +112,8 @@ class Decision:
 
 
 SECOND_CAPTURE = "SECOND_CAPTURE"
+CAPTURE_CONTRADICTED = "CAPTURE_CONTRADICTED"
+SURPLUS_PAID = "SURPLUS_PAID"
 _WITH_MONEY = frozenset({ChannelStatus.CAPTURED, ChannelStatus.AUTHORIZED})
 LOST_BEFORE_CHANNEL = Failure(
     reason="LOST_BEFORE_CHANNEL", message="the payment never reached the channel"
@@ -151,9 +156,8 @@ def apply_channel_fact(
     decision = _decide(
         payment, attempt, fact, others_open=others_open, at=at, first_send=first_send
     )
-    if fact.surplus is not None and not decision.review_reason:
-        # nothing books it: somebody gives it back
-        decision = replace(decision, review_reason="SURPLUS_PAID")
+    if fact.surplus is not None:
+        decision = _with_surplus(decision, attempt, fact.surplus, at=at)
     is_news = fact.ref not in ("", attempt.channel_ref)
     # only money is a reason to believe that it goes by another id there
     is_moved = fact.status in _WITH_MONEY and decision.attempt is not attempt
@@ -165,6 +169,26 @@ def apply_channel_fact(
         else replace(decision.attempt, channel_ref=fact.ref)
     )
     return replace(decision, attempt=known)
+
+
+def _with_surplus(decision: Decision, before: Attempt, surplus: Money, *, at: datetime) -> Decision:
+    """A surplus is told as its sum, so that only what it grew by is news: facts come twice and out
+    of their order. A person looks at one that contradicts the capture that is known.
+    """
+    attempt = decision.attempt
+    if decision.review_reason == CAPTURE_CONTRADICTED:
+        return decision
+    if attempt.captured is None or attempt.captured.currency != surplus.currency:
+        return replace(decision, review_reason=decision.review_reason or SURPLUS_PAID)
+    grown = surplus if attempt.surplus is None else surplus - attempt.surplus
+    if grown.minor <= 0:
+        return decision
+    paid = (
+        attempt.add_surplus(surplus, at=at)
+        if attempt is before
+        else replace(attempt, surplus=surplus)
+    )
+    return replace(decision, attempt=paid, surplus=grown)
 
 
 def _decide(
@@ -259,11 +283,14 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
     if fact.amount is None:
         raise ValueError("a capture has an amount")
     if attempt.state is AttemptState.CAPTURED:
-        is_known = (fact.amount, fact.trade_no) == (attempt.captured, attempt.channel_trade_no)
+        # a channel that counts all that came may take another part of it for the capture
+        is_known = fact.amount == attempt.captured and (
+            fact.trade_no == attempt.channel_trade_no or fact.surplus is not None
+        )
         return Decision(
             payment=payment,
             attempt=attempt,
-            review_reason="" if is_known else "CAPTURE_CONTRADICTED",
+            review_reason="" if is_known else CAPTURE_CONTRADICTED,
         )
     taken = attempt.capture(
         fact.amount, trade_no=fact.trade_no, captured_at=fact.occurred_at, at=at

@@ -154,6 +154,25 @@ def captured_unapplied(
     )
 
 
+def surplus_received(
+    *, attempt_id: str, payment_id: str, channel: str, total: Money, grown: Money
+) -> LedgerTransaction:
+    """A buyer paid more than a capture: `grown` since the last time, `total` all in all."""
+    return _move(
+        key=surplus_key(attempt_id, total),
+        kind="SURPLUS",
+        payment_id=payment_id,
+        amount=grown,
+        debit=channel_receivable(channel),
+        credit=unapplied_receipts(channel),
+    )
+
+
+def surplus_key(attempt_id: str, total: Money) -> str:
+    """Business key of the surplus that made it `total`, and of its refund."""
+    return f"attempt:{attempt_id}:surplus:{total.minor}"
+
+
 def accepted_by_order(
     *, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money
 ) -> LedgerTransaction:

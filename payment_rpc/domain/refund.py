@@ -2,8 +2,8 @@
 payment before any channel is asked, so that refunds never exceed what was captured, however many
 are asked for at once (docs/protocols.md 1, Refunds).
 
-A refund of a second capture (`stands_alone`) is capped by its attempt and appears in no column of
-the payment.
+A refund of a second capture or of a surplus (`stands_alone`) is capped by its attempt and appears
+in no column of the payment.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class RefundState(Described):
 
 # that somebody asked for, per payment: everything that reads them together stays small
 REFUNDS_MAX = 100
+# of the surplus of one attempt: whoever knows an address may send a coin to it every minute
+SURPLUS_REFUNDS_MAX = 20
 
 OPEN = frozenset(
     {RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN}
@@ -78,10 +80,10 @@ class Refund:
     Attributes:
         attempt_id: whose capture goes back.
         request_id: the caller's own id, unique per merchant; "" without one.
-        automatic_of: payment or attempt whose money we send back by ourselves, once; "" for a
-            refund that somebody asked for.
+        automatic_of: payment or attempt whose money we send back by ourselves, once, or the key of
+            a surplus in the ledger; "" for a refund that somebody asked for.
         automatic: made because the order refused the money; a failure of it needs a person.
-        stands_alone: of a second capture; see the module.
+        stands_alone: of a second capture or a surplus; see the module.
         above_cap: money out that no capture covered: booked to `loss`, in no column of the payment.
         lease_until: until then a call may be sending it.
         next_query_at: when to query the channel (or submit it) next; None once it is final.
@@ -157,6 +159,11 @@ class Refund:
             created_at=at,
             updated_at=at,
         )
+
+    @property
+    def is_of_surplus(self) -> bool:
+        """Whether it gives back what was paid beyond a capture, not the capture."""
+        return self.stands_alone and self.automatic_of != self.attempt_id
 
     def submit(self, *, lease: timedelta, at: datetime) -> Refund:
         """The refund, submitted now under its id. The channel processes the first one only.

@@ -188,6 +188,7 @@ def attempt_of(row: Row[Any]) -> Attempt:
         if row.capture_minor is None
         else Money(row.capture_minor, stored_currency(row.currency)),
         capture_sends=row.capture_sends,
+        surplus=Money(row.surplus_minor, row.captured_currency) if row.surplus_minor else None,
     )
 
 
@@ -201,6 +202,7 @@ def _values(attempt: Attempt) -> dict[str, Any]:
         captured_minor=captured.minor if captured else None,
         captured_currency=captured.currency if captured else None,
         capture_minor=attempt.capture_amount.minor if attempt.capture_amount else None,
+        surplus_minor=attempt.surplus.minor if attempt.surplus else 0,
     )
 
 

@@ -64,6 +64,7 @@ _OF_ATTEMPT = (
     _A.currency,
     _A.captured_minor,
     _A.captured_currency,
+    _A.surplus_minor,
 )
 _OF_REFUND = (
     _R.payment_id,
@@ -240,7 +241,7 @@ def _payment(row: Values) -> PaymentOfBooks:
 
 
 def _attempt(row: Values) -> AttemptOfBooks:
-    attempt_id, channel, trade_no, state, own_currency, captured, currency = row
+    attempt_id, channel, trade_no, state, own_currency, captured, currency, surplus = row
     stored_currency(own_currency)
     return AttemptOfBooks(
         attempt_id,
@@ -248,6 +249,7 @@ def _attempt(row: Values) -> AttemptOfBooks:
         trade_no,
         _ATTEMPT_STATES[state],
         None if captured is None else Money(captured, currency),
+        Money(surplus, currency) if surplus else None,
     )
 
 

@@ -18,12 +18,14 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.logs import get_logger
+from mesh.money import Money
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.facts import (
     SECOND_CAPTURE,
+    SURPLUS_PAID,
     ChannelFact,
     ChannelStatus,
     Decision,
@@ -35,7 +37,7 @@ from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, scan_actions, wallets
 from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messages_of
-from payment_rpc.usecases.refund_results import refund_capture
+from payment_rpc.usecases.refund_results import refund_capture, refund_surplus
 
 log = get_logger()
 
@@ -160,7 +162,10 @@ class ChannelResults:
             payment, attempt, fact, others_open=others_open, first_send=first_send, at=now
         )
         if decision.review_reason:
-            await self._open_manual_review(tx, fact, payment_id, decision.review_reason)
+            detail = f"{fact.amount} under {fact.trade_no}"
+            if fact.surplus is not None:
+                detail += f", and {fact.surplus} too much"
+            await self._open_manual_review(tx, decision.attempt, decision.review_reason, detail)
         if decision.changes(payment, attempt):
             applied = await self._save(
                 tx, payment, attempt, decision, RELAY_DELAY if delivered_by_caller else timedelta(0)
@@ -192,20 +197,31 @@ class ChannelResults:
                     future.set_result(applied)
 
     async def _open_manual_review(
-        self, tx: AsyncConnection, fact: ChannelFact, payment_id: str, reason: str
+        self, tx: AsyncConnection, attempt: Attempt, reason: str, detail: str
     ) -> None:
+        payment_id, attempt_id = attempt.payment_id, attempt.attempt_id
         log.error(
-            "attention", alert=True, kind=reason, payment_id=payment_id, attempt_id=fact.attempt_id
+            "attention", alert=True, kind=reason, payment_id=payment_id, attempt_id=attempt_id
         )
         await ledger.open_manual_review(
             tx,
             kind=reason,
             payment_id=payment_id,
-            subject=fact.attempt_id,
-            detail=f"{fact.amount} under {fact.trade_no}"
-            + (f", and {fact.surplus} too much" if fact.surplus is not None else ""),
+            subject=attempt_id,
+            detail=detail,
             at=self._clock.now(),
         )
+
+    async def _give_surplus_back(
+        self, tx: AsyncConnection, payment: Payment, attempt: Attempt, grown: Money
+    ) -> Payment:
+        after, goes_back = await refund_surplus(
+            tx, payment, attempt, grown, ids=self._ids, at=self._clock.now()
+        )
+        if not goes_back:
+            detail = f"{attempt.surplus} too much, the last {grown} of it was not sent back"
+            await self._open_manual_review(tx, attempt, SURPLUS_PAID, detail)
+        return after
 
     async def _add_duplicate(
         self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str
@@ -252,6 +268,13 @@ class ChannelResults:
         if decision.review_reason == SECOND_CAPTURE:
             after = await refund_capture(
                 tx, after, decision.attempt, reason="captured twice", ids=self._ids, at=now
+            )
+        if decision.surplus is not None:
+            after = await self._give_surplus_back(
+                tx,
+                after.touched(at=now) if after is payment else after,
+                decision.attempt,
+                decision.surplus,
             )
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)

@@ -108,6 +108,7 @@ class Conflicts:
             refund.attempt_id
             for refund in await refunds.refunds_of(tx, payment.payment_id)
             if refund.state not in (RefundState.FAILED, RefundState.CANCELED)
+            and not refund.is_of_surplus
         }
         for attempt in captures:
             if attempt.captured == payment.amount and attempt.attempt_id not in refunded:

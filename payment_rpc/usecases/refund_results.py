@@ -15,12 +15,13 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.logs import get_logger
+from mesh.money import Money
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.payment import WALLET, Payment
-from payment_rpc.domain.refund import OPEN, Refund, RefundState
+from payment_rpc.domain.refund import OPEN, SURPLUS_REFUNDS_MAX, Refund, RefundState
 from payment_rpc.domain.refund_facts import (
     RefundChannelStatus,
     RefundDecision,
@@ -113,7 +114,9 @@ async def write_refund_fact(
         payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id
     )
     is_captured_attempt = (
-        refund.stands_alone and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
+        refund.stands_alone
+        and not refund.is_of_surplus
+        and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
     )
     after, done = payment, refund
     messages: list[Message] = []
@@ -211,14 +214,73 @@ async def refund_capture(
     """
     if attempt.captured is None:
         raise ValueError("a second capture has an amount")
+    return await _give_back(
+        tx,
+        payment,
+        attempt,
+        attempt.captured,
+        reason=reason,
+        automatic_of=attempt.attempt_id,
+        ids=ids,
+        at=at,
+    )
+
+
+async def refund_surplus(
+    tx: AsyncConnection, payment: Payment, attempt: Attempt, grown: Money, *, ids: Ids, at: datetime
+) -> tuple[Payment, bool]:
+    """Books what the surplus of an attempt grew by, and writes its automatic refund. Returns the
+    payment with the bookings, which the caller saves, and whether it goes back: of many small
+    surpluses the last stay for a person.
+    """
+    if attempt.surplus is None:
+        raise ValueError("the attempt has no surplus")
+    key = bookings.surplus_key(attempt.attempt_id, attempt.surplus)
+    earlier = [
+        refund
+        for refund in await refunds.refunds_of(tx, payment.payment_id)
+        if refund.is_of_surplus and refund.attempt_id == attempt.attempt_id
+    ]
+    booked = await ledger.book(
+        tx,
+        payment,
+        bookings.surplus_received(
+            attempt_id=attempt.attempt_id,
+            payment_id=payment.payment_id,
+            channel=attempt.channel,
+            total=attempt.surplus,
+            grown=grown,
+        ),
+        at=at,
+    )
+    if len(earlier) >= SURPLUS_REFUNDS_MAX:
+        return booked, False
+    reserved = await _give_back(
+        tx, booked, attempt, grown, reason="paid too much", automatic_of=key, ids=ids, at=at
+    )
+    return reserved, True
+
+
+async def _give_back(
+    tx: AsyncConnection,
+    payment: Payment,
+    attempt: Attempt,
+    amount: Money,
+    *,
+    reason: str,
+    automatic_of: str,
+    ids: Ids,
+    at: datetime,
+) -> Payment:
+    """Writes the automatic refund of parked money, and its booking."""
     refund = Refund.start(
         payment,
         refund_id=ids.new("RF"),
         attempt_id=attempt.attempt_id,
         channel=attempt.channel,
-        amount=attempt.captured,
+        amount=amount,
         reason=reason,
-        automatic_of=attempt.attempt_id,
+        automatic_of=automatic_of,
         stands_alone=True,
         at=at,
     )

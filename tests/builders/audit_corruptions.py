@@ -625,6 +625,16 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_rpc",
         "parked_unseen",
     ),
+    "a surplus": (
+        payments(update(ATTEMPT).where(A.state == "CAPTURED").values(surplus_minor=1)),
+        "payment_rpc",
+        "surplus_unseen",
+    ),
+    "a surplus that nothing booked": (
+        payments(update(ATTEMPT).where(A.state == "CAPTURED").values(surplus_minor=1)),
+        "payment_rpc",
+        "ledger_unapplied_receipts",
+    ),
     "payments are gone": (payments(delete(PAYMENT)), "across", "order_paid_by_success"),
     "another order": (
         payments(update(PAYMENT).where(P.state == "SUCCESS", CARD).values(order_id=P.payment_id)),

@@ -34,6 +34,7 @@ class AtScripted:
     status: ChannelStatus = ChannelStatus.PENDING
     is_approved: bool = False
     captures: int = 0
+    surplus: int = 0  # in minor units
 
 
 class ScriptedChannel:
@@ -61,7 +62,7 @@ class ScriptedChannel:
         self.learned: list[str] = []
         self.can_learn = True
         self.has_own_refusal = True
-        self.lose_checkout = self.lose_step = self.confirms = False
+        self.lose_checkout = self.lose_step = self.confirms = self.refuses_refunds = False
         self.before_remember: Hook | None = None
         self.during_query: Hook | None = None
         self.during_step: Hook | None = None
@@ -100,6 +101,10 @@ class ScriptedChannel:
         found.status = ChannelStatus.CAPTURED
         found.captures += 1
 
+    def pay_more(self, attempt_id: str, minor: int) -> None:
+        """The buyer pays what was paid already once more, or a part of it."""
+        self.known[attempt_id].surplus += minor
+
     def fact(self, attempt_id: str) -> ChannelFact:
         """What the channel says of an attempt."""
         found = self.known.get(attempt_id)
@@ -117,6 +122,7 @@ class ScriptedChannel:
             trade_no=f"T-{attempt_id}" if is_captured else "",
             reason="PAYMENT_CLOSED" if found.status is ChannelStatus.CLOSED else "",
             is_our_turn=found.status is ChannelStatus.PENDING and found.is_approved,
+            surplus=Money(found.surplus, found.amount.currency) if found.surplus else None,
         )
 
     # the calls of the core
@@ -206,6 +212,8 @@ class ScriptedChannel:
         reason: str,
         timeout_seconds: float,
     ) -> RefundFact:
+        if self.refuses_refunds:
+            return RefundFact(refund_id=refund_id, status=RefundChannelStatus.FAILED)
         self.refunded[refund_id] = amount
         return RefundFact(refund_id=refund_id, status=RefundChannelStatus.SUCCESS)
 

@@ -95,6 +95,7 @@ _OF_PAYMENTS = (
     "refused_money_kept",
     "conflict_unseen",
     "parked_unseen",
+    "surplus_unseen",
     "refund_unseen",
     "success_holds_slot",
     "trade_number_once",

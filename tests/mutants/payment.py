@@ -560,8 +560,8 @@ _CAPTURES = [  # what news of a capture makes of a payment
     _mutant(
         "usecases/refund_results.py",
         "a second capture goes back in its own amount",
-        old="channel=attempt.channel, amount=attempt.captured,",
-        new="channel=attempt.channel, amount=payment.amount,",
+        old="attempt, attempt.captured, reason=reason,",
+        new="attempt, payment.amount, reason=reason,",
         fails=_late("test_a_second_capture_goes_back_in_its_own_amount", on=""),
     ),
     _decided(

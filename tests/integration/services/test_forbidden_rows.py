@@ -42,6 +42,7 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
     "ck_attempt_capture": {"capture_id": "CAP1"},
     "ck_attempt_captured": {"captured_minor": None},
     "ck_attempt_state": {"state": "X", "captured_minor": None},
+    "ck_attempt_surplus": {"surplus_minor": -1},
     "ck_channel_account_change_step": {"step": "X"},
     "ck_channel_account_mode": {"mode": "X"},
     "ck_channel_account_slots": {"provider_slot": None},

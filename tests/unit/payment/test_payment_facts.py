@@ -318,16 +318,28 @@ def test_a_capture_that_contradicts_the_one_that_is_known_needs_a_person(
     assert apply(payment, attempt, replace(FACTS["captured"], trade_no="T0")).review_reason == ""
 
 
-def test_what_a_buyer_paid_too_much_needs_a_person_whenever_it_is_told() -> None:
-    more = replace(FACTS["captured"], trade_no="T0", surplus=FACTS["captured"].amount)
-    decision = apply(a_payment(), an_attempt(), more)
-    assert (decision.payment.state, decision.review_reason) == (S.SUCCESS, "SURPLUS_PAID")
+def test_what_a_buyer_paid_too_much_is_news_by_what_it_grew() -> None:
+    first, more = (
+        replace(FACTS["captured"], trade_no="T0", surplus=Money(minor, "CNY"))
+        for minor in (500, 700)
+    )
+    decision = apply(a_payment(), an_attempt(), first)
+    assert (decision.payment.state, decision.review_reason) == (S.SUCCESS, "")
+    assert (decision.surplus, decision.attempt.surplus) == (Money(500, "CNY"), Money(500, "CNY"))
+    grown = apply(decision.payment, decision.attempt, more)
+    assert (grown.surplus, grown.attempt.surplus) == (Money(200, "CNY"), Money(700, "CNY"))
+    for again in (more, first):
+        same = apply(grown.payment, grown.attempt, again)
+        assert not same.changes(grown.payment, grown.attempt)
+        assert same.surplus is None
+
+
+def test_a_surplus_beside_a_contradiction_moves_nothing() -> None:
     payment, attempt = a_payment(S.SUCCESS), an_attempt(A.CAPTURED)
-    later = apply(payment, attempt, more)
-    assert not later.changes(payment, attempt)
-    assert later.review_reason == "SURPLUS_PAID"
-    contradicted = apply(payment, attempt, replace(more, trade_no="T9"))
-    assert contradicted.review_reason == "CAPTURE_CONTRADICTED"
+    more = replace(FACTS["captured other amount"], trade_no="T0", surplus=Money(500, "CNY"))
+    decision = apply(payment, attempt, more)
+    assert not decision.changes(payment, attempt)
+    assert (decision.surplus, decision.review_reason) == (None, "CAPTURE_CONTRADICTED")
 
 
 def test_a_capture_without_an_amount_is_refused() -> None:

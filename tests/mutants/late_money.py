@@ -1,0 +1,75 @@
+"""What gives back what nobody owed, removed piece by piece."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.mutants.runner import Edit, Mutant
+
+
+def _mutant(path: str, module: str, sentence: str, *, old: str, new: str, fails: str) -> Mutant:
+    return Mutant(sentence, f"{module}.py::{fails}", (Edit(f"payment_rpc/{path}.py", old, new),))
+
+
+_surplus = partial(_mutant, "domain/facts", "test_surplus")
+_results = partial(_mutant, "usecases/refund_results", "test_surplus")
+_GROWS = "test_a_surplus_that_grows_goes_back_once_however_often_and_disordered_it_is_told[sqlite]"
+_LEFT = (
+    "test_a_surplus_that_cannot_go_back_needs_a_person_and_is_not_lost_when_it_left_after_all"
+    "[sqlite]"
+)
+
+MUTANTS = [
+    _surplus(
+        "only what a surplus grew by is news",
+        old="surplus if attempt.surplus is None else surplus - attempt.surplus",
+        new="surplus",
+        fails=_GROWS,
+    ),
+    _surplus(
+        "an older sum of a surplus is no news",
+        old="    if grown.minor <= 0:\n        return decision\n",
+        new="",
+        fails=_GROWS,
+    ),
+    _surplus(
+        "a surplus in another currency is not added up",
+        old=" or attempt.captured.currency != surplus.currency",
+        new="",
+        fails="test_a_surplus_in_another_currency_needs_a_person[sqlite]",
+    ),
+    _mutant(
+        "domain/facts",
+        "test_payment_facts",
+        "a surplus beside a contradiction moves nothing",
+        old="    if decision.review_reason == CAPTURE_CONTRADICTED:\n        return decision\n",
+        new="",
+        fails="test_a_surplus_beside_a_contradiction_moves_nothing",
+    ),
+    _surplus(
+        "a channel that counts all that came may name another part of it",
+        old=" or fact.surplus is not None",
+        new="",
+        fails="test_another_part_of_what_came_may_count_as_the_capture[sqlite]",
+    ),
+    _results(
+        "the refunds of a surplus have an end",
+        old="if len(earlier) >= SURPLUS_REFUNDS_MAX:",
+        new="if False:",
+        fails="test_of_very_many_surpluses_the_last_wait_for_a_person[sqlite]",
+    ),
+    _results(
+        "a surplus that left is no loss of the capture",
+        old="        and not refund.is_of_surplus\n        and await",
+        new="        and await",
+        fails=_LEFT,
+    ),
+    _mutant(
+        "usecases/conflicts",
+        "test_surplus",
+        "a capture is not given back because its surplus is",
+        old="            and not refund.is_of_surplus\n",
+        new="",
+        fails="test_a_conflict_is_decided_beside_its_surplus[sqlite]",
+    ),
+]
