@@ -147,6 +147,7 @@ ATTEMPT = Table(
     Column("capture_sends", Integer, nullable=False, server_default="0"),
     # What was paid beyond the capture, in its currency, as far as it is booked.
     Column("surplus_minor", BigInteger, nullable=False, server_default="0"),
+    Column("watch_until", UtcMillis, nullable=True),
     CheckConstraint(one_of("state", AttemptState), name="state"),
     CheckConstraint(
         "(capture_minor IS NULL) = (capture_id = '') AND "
@@ -159,7 +160,8 @@ ATTEMPT = Table(
     ),
     CheckConstraint(
         f"({one_of('state', [s for s in AttemptState if s in attempt.OPEN])}) = "
-        "(next_query_at IS NOT NULL)",
+        "(next_query_at IS NOT NULL) OR "
+        "(state IN ('CAPTURED', 'CLOSED') AND watch_until IS NOT NULL)",
         name="asked",
     ),
     Index("ix_attempt_channel_ref", "channel", "channel_ref"),

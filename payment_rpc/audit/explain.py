@@ -345,6 +345,11 @@ def _attempt_steps(attempt: Attempt) -> Iterator[PendingStep]:
             at=attempt.next_query_at,
             text=f"The channel is asked what became of attempt {attempt.attempt_id}.",
         )
+    elif attempt.next_query_at is not None:
+        yield PendingStep(
+            at=attempt.next_query_at,
+            text=f"The channel is asked whether more money came under {attempt.attempt_id}.",
+        )
 
 
 def _refund_steps(refund: Refund) -> Iterator[PendingStep]:

@@ -88,6 +88,8 @@ class Capabilities:
         expires: shortest and longest life of an attempt that the channel takes; None: any.
         resend_window: how long a call that may move money can be repeated under the same key; None
             for ever.
+        watch: how long after the deadline of an attempt the channel sees money that comes to it,
+            whatever result the attempt has; it is asked until then. None: it needs no asking.
         ask_by_own_id: `query` works with our attempt id alone. Otherwise it needs `ref`, and says
             NOT_FOUND without one.
         lists_days: it is a `ListingChannel`.
@@ -106,6 +108,7 @@ class Capabilities:
     refund_spacing: timedelta = timedelta()
     expires: tuple[timedelta, timedelta] | None = None
     resend_window: timedelta | None = None
+    watch: timedelta | None = None
     ask_by_own_id: bool = True
     lists_days: bool = False
     statement: StatementKind = StatementKind.NONE

@@ -29,6 +29,9 @@ class AttemptState(Described):
 OPEN = frozenset(
     {AttemptState.SENT, AttemptState.PENDING, AttemptState.UNKNOWN, AttemptState.AUTHORIZED}
 )
+# results after which money may still come where nothing ends an attempt for good
+_WATCHED = frozenset({AttemptState.CAPTURED, AttemptState.CLOSED})
+_WATCH_PAUSE_MIN = 5  # in QUERY_PAUSES: news of money come by callbacks too
 _RESULTS = {
     AttemptState.CAPTURED: "the channel took the money",
     AttemptState.DECLINED: "the channel said no, finally",
@@ -103,7 +106,10 @@ class Attempt:
         sends: how often it was sent; after a second send "not sent" proves nothing.
         lease_until: until then a call may still be sending it, and NOT_FOUND of the channel proves
             nothing.
-        next_query_at: when to query the channel next; None once the result is final.
+        next_query_at: when to query the channel next; None once the result is final, and after
+            `watch_until`.
+        watch_until: until then the channel is asked whether money came after the result; None where
+            none can come unheard.
         queries: how often it was queried.
         surplus: what its buyer paid beyond `captured`, as far as it is booked; None for nothing.
         captured_at: when money moved, by the channel's clock: its day at the channel. None before,
@@ -137,6 +143,7 @@ class Attempt:
     capture_amount: Money | None = None
     capture_sends: int = 0
     surplus: Money | None = None
+    watch_until: datetime | None = None
 
     @classmethod
     def start(
@@ -148,6 +155,7 @@ class Attempt:
         channel: str,
         amount: Money,
         lease: timedelta,
+        watch_until: datetime | None = None,
         at: datetime,
     ) -> Attempt:
         """An attempt that is about to be sent."""
@@ -167,6 +175,7 @@ class Attempt:
             version=1,
             created_at=at,
             updated_at=at,
+            watch_until=watch_until,
         )
 
     @property
@@ -245,11 +254,27 @@ class Attempt:
             next_query_at=at,
         )
 
+    def is_watch_over(self, at: datetime) -> bool:
+        """Whether the next answer of the channel is the last that matters."""
+        return (
+            self.state in _WATCHED
+            and self.next_query_at is not None
+            and self.watch_until is not None
+            and self.watch_until <= at
+        )
+
+    def end_watch(self, *, at: datetime) -> Attempt:
+        """The channel is asked no more."""
+        return replace(self._changed(at), next_query_at=None)
+
     def postpone_query(self, *, at: datetime, last_chance: datetime) -> Attempt:
         """The channel is queried now. The next query follows after the pause of the schedule, or at
-        `last_chance` when that comes first: from then on an unpaid payment can be closed.
+        `last_chance` when that comes first: from then on an unpaid payment can be closed. Of one
+        that has its result the last chance is the end of its watch.
         """
-        due = at + QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
+        due = at + self._pause(self.state)
+        if self.state not in OPEN:
+            last_chance = self.watch_until or last_chance
         return replace(
             self._changed(at),
             queries=self.queries + 1,
@@ -265,7 +290,8 @@ class Attempt:
         return replace(self._changed(at), next_query_at=at)
 
     def to(self, target: AttemptState, *, at: datetime) -> Attempt:
-        """A transition. An open attempt stays in the schedule of queries, a final one leaves it.
+        """A transition. An open attempt stays in the schedule of queries, a final one leaves it
+        unless it is watched.
 
         Raises:
             PaymentStateInvalid: it does not exist.
@@ -275,9 +301,17 @@ class Attempt:
                 f"an attempt in state {self.state} does not become {target}",
                 payment_id=self.payment_id,
             )
-        pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
-        due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
-        return replace(self._changed(at), state=target, next_query_at=due)
+        due = at + self._pause(target)
+        if target in OPEN:
+            return replace(
+                self._changed(at), state=target, next_query_at=min(self.next_query_at or due, due)
+            )
+        is_watched = target in _WATCHED and self.watch_until is not None
+        return replace(
+            self._changed(at),
+            state=target,
+            next_query_at=min(due, self.watch_until or due) if is_watched else None,
+        )
 
     def capture(
         self, amount: Money, *, trade_no: str, at: datetime, captured_at: datetime | None = None
@@ -304,6 +338,11 @@ class Attempt:
         """Its times without the error of the clock that wrote them, which was ahead."""
         due = None if self.next_query_at is None else self.next_query_at - error
         return replace(self._changed(at), lease_until=self.lease_until - error, next_query_at=due)
+
+    def _pause(self, state: AttemptState) -> timedelta:
+        """Until the next query in a state."""
+        number = self.queries if state in OPEN else max(self.queries, _WATCH_PAUSE_MIN)
+        return QUERY_PAUSES[min(number, len(QUERY_PAUSES) - 1)]
 
     def _changed(self, at: datetime) -> Attempt:
         return replace(self, version=self.version + 1, updated_at=at)

@@ -115,6 +115,7 @@ SECOND_CAPTURE = "SECOND_CAPTURE"
 CAPTURE_CONTRADICTED = "CAPTURE_CONTRADICTED"
 SURPLUS_PAID = "SURPLUS_PAID"
 _WITH_MONEY = frozenset({ChannelStatus.CAPTURED, ChannelStatus.AUTHORIZED})
+_NO_ANSWERS = frozenset({ChannelStatus.UNKNOWN, ChannelStatus.NOT_SENT})
 LOST_BEFORE_CHANNEL = Failure(
     reason="LOST_BEFORE_CHANNEL", message="the payment never reached the channel"
 )
@@ -158,6 +159,13 @@ def apply_channel_fact(
     )
     if fact.surplus is not None:
         decision = _with_surplus(decision, attempt, fact.surplus, at=at)
+    decision = _with_ref(decision, attempt, fact, at=at)
+    if decision.attempt.is_watch_over(at) and fact.status not in _NO_ANSWERS:
+        decision = replace(decision, attempt=decision.attempt.end_watch(at=at))
+    return decision
+
+
+def _with_ref(decision: Decision, attempt: Attempt, fact: ChannelFact, *, at: datetime) -> Decision:
     is_news = fact.ref not in ("", attempt.channel_ref)
     # only money is a reason to believe that it goes by another id there
     is_moved = fact.status in _WITH_MONEY and decision.attempt is not attempt

@@ -20,7 +20,16 @@ _ALL = tuple(ATTEMPT.c)
 _INSERT = insert(ATTEMPT)
 # What never changes is not written again.
 _FIXED = frozenset(
-    {"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"}
+    {
+        "attempt_id",
+        "payment_id",
+        "merchant_id",
+        "channel",
+        "amount_minor",
+        "currency",
+        "created_at",
+        "watch_until",
+    }
 )
 _BY_ID = select(*_ALL).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _BY_REF = (
@@ -188,6 +197,7 @@ def attempt_of(row: Row[Any]) -> Attempt:
         if row.capture_minor is None
         else Money(row.capture_minor, stored_currency(row.currency)),
         capture_sends=row.capture_sends,
+        watch_until=row.watch_until,
         surplus=Money(row.surplus_minor, row.captured_currency) if row.surplus_minor else None,
     )
 

@@ -52,6 +52,7 @@ class NewPayment:
     idempotency_key: IdempotencyKey | None
     fingerprint: Mapping[str, str]
     capture_mode: CaptureMode = CaptureMode.AUTOMATIC
+    watch: timedelta | None = None  # of its channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +174,7 @@ class PaymentStart:
             channel=new.channel,
             amount=order.amount,
             lease=self._lease,
+            watch_until=None if new.watch is None else order.expires_at + new.watch,
             at=now,
         )
         if new.payment_method == TOP_UP:

@@ -313,6 +313,7 @@ class Payments:
                 order=order,
                 payment_method=payment_method,
                 channel=WALLET if chosen is None else chosen.channel.name,
+                watch=None if chosen is None else chosen.channel.capabilities.watch,
                 card=card,
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint,

@@ -22,7 +22,7 @@ from mesh.worker import each
 from payment_rpc.channels import Channel
 from payment_rpc.channels.capabilities import Close
 from payment_rpc.channels.registry import Channels
-from payment_rpc.domain.attempt import Attempt, AttemptState, Schedule
+from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState, Schedule
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanStep
@@ -280,8 +280,13 @@ class Polling:
         )
 
     async def _poll(self, attempt: Attempt) -> None:
-        payment = await self._db.read(payments.read_payment, attempt.payment_id)
         scan_log = _ScanLog(self._clock, is_scan=True)
+        if attempt.state not in OPEN:  # money may have come after its result
+            channel = await self._channels.get(attempt.channel)
+            fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, attempt))
+            await self._channel_results.apply(fact, steps=scan_log.steps)
+            return
+        payment = await self._db.read(payments.read_payment, attempt.payment_id)
         if payment.state is PaymentState.CLOSING:
             await self._close(attempt, scan_log)
         else:

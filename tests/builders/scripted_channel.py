@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from mesh.money import Money
@@ -22,6 +22,7 @@ from payment_rpc.domain.statement import Entry
 
 Hook = Callable[[], Awaitable[None]]
 SECRET = "right"
+WATCH = timedelta(days=8)
 _NAMES_ITS_OWN = (Close.KNOWN, Close.PROMISE, Close.NEVER)
 
 
@@ -51,6 +52,7 @@ class ScriptedChannel:
             currencies=None,
             close=close,
             ask_by_own_id=close not in _NAMES_ITS_OWN,
+            watch=WATCH if close is Close.NEVER else None,
         )
         self.known: dict[str, AtScripted] = {}
         self.pages: dict[str, Money] = {}  # of buyers, where the channel may not know of them yet
@@ -63,6 +65,7 @@ class ScriptedChannel:
         self.can_learn = True
         self.has_own_refusal = True
         self.lose_checkout = self.lose_step = self.confirms = self.refuses_refunds = False
+        self.is_silent = False  # questions get no answer
         self.before_remember: Hook | None = None
         self.during_query: Hook | None = None
         self.during_step: Hook | None = None
@@ -274,6 +277,8 @@ class ScriptedChannel:
 
     def _answer(self, call: str, attempt_id: str, ref: str) -> ChannelFact:
         self.calls.append((call, attempt_id))
+        if self.is_silent:
+            return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
         if not ref and not self.capabilities.ask_by_own_id:
             return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_FOUND)
         return self.fact(attempt_id)

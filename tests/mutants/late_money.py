@@ -13,6 +13,8 @@ def _mutant(path: str, module: str, sentence: str, *, old: str, new: str, fails:
 
 _surplus = partial(_mutant, "domain/facts", "test_surplus")
 _results = partial(_mutant, "usecases/refund_results", "test_surplus")
+_watch = partial(_mutant, "domain/attempt", "test_watched_attempts")
+_RARE = "test_questions_become_rare_and_end_with_the_first_answer_after_the_watch[sqlite]"
 _GROWS = "test_a_surplus_that_grows_goes_back_once_however_often_and_disordered_it_is_told[sqlite]"
 _LEFT = (
     "test_a_surplus_that_cannot_go_back_needs_a_person_and_is_not_lost_when_it_left_after_all"
@@ -71,5 +73,35 @@ MUTANTS = [
         old="            and not refund.is_of_surplus\n",
         new="",
         fails="test_a_conflict_is_decided_beside_its_surplus[sqlite]",
+    ),
+    _mutant(
+        "domain/facts",
+        "test_watched_attempts",
+        "the watch of an attempt has an end",
+        old="if decision.attempt.is_watch_over(at) and",
+        new="if False and",
+        fails=_RARE,
+    ),
+    _watch(
+        "the last question comes when the channel stops to look",
+        old="            last_chance = self.watch_until or last_chance\n",
+        new="            pass\n",
+        fails=_RARE,
+    ),
+    _mutant(
+        "domain/facts",
+        "test_watched_attempts",
+        "no answer ends no watch",
+        old=" and fact.status not in _NO_ANSWERS",
+        new="",
+        fails=_RARE,
+    ),
+    _mutant(
+        "usecases/payment_start",
+        "test_watched_attempts",
+        "an attempt that can be paid for ever is watched",
+        old="None if new.watch is None else order.expires_at + new.watch",
+        new="None",
+        fails="test_late_money_that_nobody_tells_of_is_found_and_goes_back[sqlite]",
     ),
 ]

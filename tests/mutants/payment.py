@@ -688,8 +688,8 @@ _CAPTURES = [  # what news of a capture makes of a payment
     ),
     _attempt(
         "an attempt keeps its place in the schedule",
-        old="due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None",
-        new="due = at + pause if target in OPEN else None",
+        old="next_query_at=min(self.next_query_at or due, due)",
+        new="next_query_at=due",
         fails=_boundaries("test_an_open_attempt_keeps_its_place_in_the_schedule_of_questions"),
     ),
 ]

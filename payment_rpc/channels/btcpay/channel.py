@@ -87,6 +87,8 @@ class BTCPayChannel(ChargesNothing, HoldsNothing, KeysConfigured):
             currencies={code: Limits() for code in credentials.currencies or CURRENCIES},
             close=Close.NEVER,
             expires=(timedelta(minutes=1), timedelta(days=1)),
+            # what came in the last minute may need a day for its confirmations
+            watch=timedelta(minutes=credentials.monitoring_minutes, days=1),
         )
 
     @property
