@@ -54,6 +54,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "must be one line without control characters": "须为不含控制字符的单行文本",
     "must not hold a card number": "不能包含银行卡号",
     "is more than is held": "不能超过已冻结金额",
+    "is not offered yet": "暂不支持",
     "is more than was captured": "不能超过已收金额",
     "the wallet would hold more than it can": "钱包余额将超过上限",
     "must have a letter, a digit or a sign": "须包含可见字符",

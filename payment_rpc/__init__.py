@@ -5,6 +5,7 @@
 | Charge, CreatePayment | `payments.Payments.charge`, `.create_payment` |
 | TopUp | `payments.Payments.top_up` |
 | CancelPayment, ClosePayment | `cancel.Cancellation.cancel_payment`, `.close_payment` |
+| CapturePayment, VoidPayment | `captures.Captures.capture_payment`, `.void_payment` |
 | CancelByIdempotencyKey | `cancel.Cancellation.cancel_by_idempotency_key` |
 | ResolveConflict | `conflicts.Conflicts.resolve_conflict` |
 | GetPayment, GetPaymentByOrderId, ListPayments | `queries.PaymentQueries`, same names |

@@ -288,6 +288,7 @@ class PaymentApp:
             PaymentServicer(
                 payments=self.payments,
                 cancellation=self.cancellation,
+                captures=self.captures,
                 conflicts=self.conflicts,
                 queries=self.payment_queries,
                 checkout_tokens=self.checkout_tokens,

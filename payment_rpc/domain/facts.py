@@ -262,7 +262,7 @@ def _authorized(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: da
             reason="CHANNEL_FAILED", message=f"the channel holds {fact.amount} instead"
         )
         return Decision(
-            payment=replace(payment.begin_closing(at=at), failure=failure),
+            payment=payment.begin_closing(failure=failure, at=at),
             attempt=held.query_now(at=at),
             review_reason="AMOUNT_CONFLICT",
         )

@@ -140,8 +140,9 @@ class NextAction:
     value: str
 
 
-# reason of a failure: the buyer cancelled the payment, or the order
+# Reasons of a failure: the buyer cancelled the payment, or the order; the shop let held money go.
 CANCELLED_BY_BUYER = "CANCELLED_BY_BUYER"
+VOIDED = "VOIDED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +153,9 @@ class Failure:
 
     reason: str
     message: str
+
+
+BUYER_CANCELLED = Failure(reason=CANCELLED_BY_BUYER, message="cancelled by the buyer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,14 +292,9 @@ class Payment:
             else replace(self._changed(at), outcome=Outcome.UNKNOWN)
         )
 
-    def begin_closing(self, *, by_buyer: bool = False, at: datetime) -> Payment:
-        """Closing was decided; the channel is asked next. The slot is kept until it answers. A
-        buyer's own decision is remembered as what the payment will have failed for."""
-        failure = (
-            Failure(reason=CANCELLED_BY_BUYER, message="cancelled by the buyer")
-            if by_buyer
-            else None
-        )
+    def begin_closing(self, *, failure: Failure | None = None, at: datetime) -> Payment:
+        """Closing was decided; the channel is asked next. The slot is kept until it answers.
+        `failure`: what the payment will have failed for, where somebody decided it."""
         return replace(self.to(PaymentState.CLOSING, at=at), failure=failure)
 
     def capture(self, amount: Money, *, trade_no: str, at: datetime, paid_at: datetime) -> Payment:

@@ -10,7 +10,7 @@ from paymesh.payment.v1 import errors_pb2, payment_pb2
 from mesh.call import Role, current_caller, current_language
 from mesh.languages import Bilingual
 from mesh.wire_errors import ErrorCatalogue
-from payment_rpc.domain.payment import CANCELLED_BY_BUYER, Failure
+from payment_rpc.domain.payment import CANCELLED_BY_BUYER, VOIDED, Failure
 
 _CATALOGUE: Final = ErrorCatalogue([errors_pb2.ErrorReason.DESCRIPTOR])
 _DOMAIN: Final = errors_pb2.DESCRIPTOR.package
@@ -19,6 +19,9 @@ _FAILED: Final = Bilingual("The payment did not succeed. No money moved.", "支�
 _OTHERS: Final[Mapping[str, Bilingual]] = {
     CANCELLED_BY_BUYER: Bilingual(
         "The buyer cancelled this payment. No money moved.", "买家已取消支付，没有扣款。"
+    ),
+    VOIDED: Bilingual(
+        "The shop did not take the money that was held for it.", "商家已放弃预授权款项，没有扣款。"
     ),
     "LOST_BEFORE_CHANNEL": _FAILED,
     "CLOSED": Bilingual("The payment was closed. No money moved.", "支付已关闭，没有扣款。"),

@@ -22,6 +22,7 @@ from payment_rpc.servicer.external_orders import (
 )
 from payment_rpc.servicer.messages import STATES, STATES_OF_MESSAGES, payment_message
 from payment_rpc.usecases.cancel import Cancellation, CloseResult
+from payment_rpc.usecases.captures import CapturePayment, Captures
 from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.customers import Customers
@@ -43,6 +44,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         *,
         payments: Payments,
         cancellation: Cancellation,
+        captures: Captures,
         conflicts: Conflicts,
         queries: PaymentQueries,
         checkout_tokens: CheckoutTokens,
@@ -52,6 +54,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self._payments = payments
         self._customers = customers
         self._cancellation = cancellation
+        self._captures = captures
         self._conflicts = conflicts
         self._queries = queries
         self._checkout_tokens = checkout_tokens
@@ -128,6 +131,32 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
                 await self._cancellation.cancel_payment(request.payment_id, current_caller())
             )
         )
+
+    async def CapturePayment(
+        self, request: payment_pb2.CapturePaymentRequest, context: Any
+    ) -> payment_pb2.CapturePaymentResponse:
+        """Captures held money."""
+        if request.keep_rest:
+            raise InvalidArgument.of("keep_rest", "is not offered yet")
+        minor = request.amount_minor if request.HasField("amount_minor") else None
+        payment = await self._captures.capture_payment(
+            CapturePayment(
+                payment_id=request.payment_id,
+                amount=RequestedAmount.sent(request.amount, minor, request.currency),
+                key=current_idempotency_key(),
+            ),
+            current_caller(),
+        )
+        return payment_pb2.CapturePaymentResponse(payment=payment_message(payment))
+
+    async def VoidPayment(
+        self, request: payment_pb2.VoidPaymentRequest, context: Any
+    ) -> payment_pb2.VoidPaymentResponse:
+        """Lets held money go."""
+        payment = await self._captures.void_payment(
+            request.payment_id, current_caller(), reason=request.reason
+        )
+        return payment_pb2.VoidPaymentResponse(payment=payment_message(payment))
 
     async def ClosePayment(
         self, request: payment_pb2.ClosePaymentRequest, context: Any

@@ -23,7 +23,7 @@ from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentStateInvalid
-from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.payment import BUYER_CANCELLED, UNDECIDED, Failure, Payment, PaymentState
 from payment_rpc.store import attempts, order_gates, payments
 from payment_rpc.usecases.closing import begin_closing, is_being_captured
 from payment_rpc.usecases.polling import Polling
@@ -56,14 +56,14 @@ class Cancellation:
         self._polling = polling
 
     async def close_one(
-        self, payment_id: str, *, by_buyer: bool = False, lets_go: bool = False
+        self, payment_id: str, *, failure: Failure | None = None, lets_go: bool = False
     ) -> Payment:
         """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all,
-        or CLOSING while the channel does not answer. `by_buyer`: the buyer cancelled it. Held money
+        or CLOSING while the channel does not answer. `failure`: who decided it, and why. Held money
         stays held, unless the shop `lets_go` of it, and always while it is being captured.
         """
         payment, open_attempts = await self._db.run(
-            partial(self._begin, by_buyer=by_buyer, lets_go=lets_go), payment_id
+            partial(self._begin, failure=failure, lets_go=lets_go), payment_id
         )
         failpoint("payment.close.after_closing")
         for attempt in open_attempts:
@@ -81,7 +81,9 @@ class Cancellation:
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         if payment.state in UNDECIDED:
             is_buyer = caller.role is Role.USER
-            payment = await self.close_one(payment_id, by_buyer=is_buyer, lets_go=not is_buyer)
+            payment = await self.close_one(
+                payment_id, failure=BUYER_CANCELLED if is_buyer else None, lets_go=not is_buyer
+            )
         if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, PaymentState.FAILED):
             raise PaymentStateInvalid(
                 f"A payment in state {payment.state} cannot be cancelled.",
@@ -97,13 +99,14 @@ class Cancellation:
         (docs/protocols.md 1, Closing). A repeated call answers what is true then. Held money stays
         held, unless the shop `lets_go` of it or its time is over.
         """
+        failure = BUYER_CANCELLED if by_buyer else None
         found = await self._db.run(self._close_gate, merchant_id, order_id)
         failpoint("payment.gate.after_closed")
         for payment in found:
             if payment.state in UNDECIDED:
                 is_over = payment.expires_at <= self._clock.now()
                 await self.close_one(
-                    payment.payment_id, by_buyer=by_buyer, lets_go=lets_go or is_over
+                    payment.payment_id, failure=failure, lets_go=lets_go or is_over
                 )
         of_order = await self._db.read(
             payments.all_of_order, merchant_id=merchant_id, order_id=order_id
@@ -126,7 +129,9 @@ class Cancellation:
             return None
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         return (
-            await self.close_one(payment_id, by_buyer=caller.role is Role.USER)
+            await self.close_one(
+                payment_id, failure=BUYER_CANCELLED if caller.role is Role.USER else None
+            )
             if payment.state in UNDECIDED
             else payment
         )
@@ -145,14 +150,19 @@ class Cancellation:
         return await payments.all_of_order(tx, merchant_id=merchant_id, order_id=order_id)
 
     async def _begin(
-        self, tx: AsyncConnection, payment_id: str, *, by_buyer: bool, lets_go: bool = False
+        self,
+        tx: AsyncConnection,
+        payment_id: str,
+        *,
+        failure: Failure | None = None,
+        lets_go: bool = False,
     ) -> tuple[Payment, list[Attempt]]:
         payment = await payments.lock_payment(tx, payment_id)
         is_held = payment.state is PaymentState.AUTHORIZED
         if payment.state is PaymentState.PAYING or (
             is_held and lets_go and not await is_being_captured(tx, payment)
         ):
-            payment = await begin_closing(tx, payment, by_buyer=by_buyer, at=self._clock.now())
+            payment = await begin_closing(tx, payment, failure=failure, at=self._clock.now())
         if payment.state is not PaymentState.CLOSING:
             return payment, []
         return payment, [

@@ -7,7 +7,7 @@ the other, so of two calls that come together exactly one is begun.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NoReturn
 
@@ -34,7 +34,7 @@ from payment_rpc.domain.errors import (
 )
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.hold import CaptureMode
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.payment import VOIDED, Failure, Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.cancel import Cancellation
@@ -53,7 +53,7 @@ _REFUSALS: dict[ChannelStatus, type[MoneyError]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturePayment:
-    """A CapturePayment request. An empty `amount` means all that is held; what is not captured of
+    """A CapturePayment request. No `amount` means all that is held; what is not captured of
     it is let go. `key` is the idempotency key, "" without one.
     """
 
@@ -111,6 +111,7 @@ class Captures:
             PaymentClosed, PaymentConflicted: how it ended meanwhile.
         """
         payment = await self._db.read(payments.get_payment, command.payment_id, visible_to=caller)
+        command = replace(command, amount=command.amount.spelled_in(payment.amount.currency))
         key = idempotency_key_of(caller, "CapturePayment", command.key, payment.merchant_id)
         begun = await self._db.run(self._begin, command, key)
         if begun.replayed:
@@ -138,9 +139,9 @@ class Captures:
             (await self._channel_results.apply(fact, payment_id=payment.payment_id)).payment
         )
 
-    async def void_payment(self, payment_id: str, caller: Caller) -> Payment:
+    async def void_payment(self, payment_id: str, caller: Caller, *, reason: str = "") -> Payment:
         """Lets held money go and returns the payment: CLOSED, or CLOSING while the channel does not
-        answer. A repeated call answers what is true then.
+        answer. A repeated call answers what is true then. `reason`: why, for operators.
 
         Raises:
             PaymentNotFound: there is none, or it is not the caller's.
@@ -148,7 +149,11 @@ class Captures:
         """
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         if payment.state is PaymentState.AUTHORIZED:
-            payment = await self._cancellation.close_one(payment_id, lets_go=True)
+            payment = await self._cancellation.close_one(
+                payment_id,
+                failure=Failure(reason=VOIDED, message=reason or "the shop let the money go"),
+                lets_go=True,
+            )
         if payment.state is PaymentState.AUTHORIZED:
             raise PaymentStateInvalid("The held money is being captured.", payment_id=payment_id)
         if payment.capture_mode is not CaptureMode.MANUAL or payment.state not in _LET_GO:

@@ -16,7 +16,7 @@ from mesh.bad_rows import Quarantine, RowBatches
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from payment_rpc.domain.attempt import OPEN, AttemptState
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.payment import Failure, Payment, PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.store import attempts, payments, scan_actions
 from payment_rpc.tables import PAYMENT
@@ -92,10 +92,10 @@ async def is_being_captured(tx: AsyncConnection, payment: Payment) -> bool:
 
 
 async def begin_closing(
-    tx: AsyncConnection, payment: Payment, *, by_buyer: bool = False, at: datetime
+    tx: AsyncConnection, payment: Payment, *, failure: Failure | None = None, at: datetime
 ) -> Payment:
     """Moves a locked payment to CLOSING and makes its open attempts due at once."""
-    closing = payment.begin_closing(by_buyer=by_buyer, at=at)
+    closing = payment.begin_closing(failure=failure, at=at)
     await payments.save_payment(tx, closing, read_version=payment.version)
     for attempt in await attempts.attempts_of(tx, payment.payment_id):
         if attempt.state in OPEN:

@@ -41,6 +41,7 @@ from mesh.token_issuers import CHECKOUT, ISSUERS, MERCHANTS, OPERATORS
 from mesh.wire_errors import from_rpc_error
 from order_rpc.app import OrderConfig
 from order_rpc.clients import Payments
+from tests.builders.holding_channel import HoldingChannel, holding
 from tests.builders.merchant_rows import MerchantRows, merchant_rows
 from tests.builders.order import PAYMENT_WINDOW
 from tests.builders.payment import PaymentWorld, payment_world
@@ -401,6 +402,7 @@ class Servers:
     tokens: Tokens
     running: dict[str, MeshServer]
     channels: dict[str, grpc.aio.Channel]
+    holding: HoldingChannel | None = None
 
     async def call(self, method: MethodDescriptor, kind: Kind, /, **fields: Any) -> int:
         """The code with which a call with an empty request, or with these fields alone, ends."""
@@ -410,9 +412,11 @@ class Servers:
 
 @asynccontextmanager
 async def running(
-    folder: Path, redis_url: str = "", *, environment: str = "test"
+    folder: Path, redis_url: str = "", *, environment: str = "test", holds: bool = False
 ) -> AsyncIterator[Servers]:
-    """Every server on databases of its own; seckill_rpc only with a Redis."""
+    """Every server on databases of its own; seckill_rpc only with a Redis. `holds`: the channel of
+    every shop can hold money.
+    """
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(
             payment_world(
@@ -421,6 +425,7 @@ async def running(
                 folder,
             )
         )
+        channel = holding(world) if holds else None
         apps: dict[str, Any] = {"payment_rpc": world.app, "order_rpc": world.order_side.real}
         if redis_url:
             seckill = await stack.enter_async_context(
@@ -434,7 +439,9 @@ async def running(
         rows = await stack.enter_async_context(merchant_rows(folder, world.clock))
         apps[MERCHANT_RPC] = rows.world.app
         tokens = Tokens(world.clock)
-        servers = Servers(world=world, rows=rows, tokens=tokens, running={}, channels={})
+        servers = Servers(
+            world=world, rows=rows, tokens=tokens, running={}, channels={}, holding=channel
+        )
         for service, app in apps.items():
             settings = MeshSettings(
                 service=service, environment=environment, port=0, var_dir=folder

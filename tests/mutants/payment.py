@@ -219,16 +219,16 @@ _KEYS = [  # what makes a request happen once
     _mutant(
         "usecases/cancel.py",
         "held money stays held unless its shop lets it go",
-        old="by_buyer=by_buyer, lets_go=lets_go or is_over",
-        new="by_buyer=by_buyer, lets_go=True",
+        old="failure=failure, lets_go=lets_go or is_over",
+        new="failure=failure, lets_go=True",
         fails="test_held_orders.py::"
         "test_a_buyer_whose_money_is_held_cannot_cancel_even_before_the_order_knows[sqlite]",
     ),
     _mutant(
         "usecases/cancel.py",
         "held money whose time is over is let go with its order",
-        old="by_buyer=by_buyer, lets_go=lets_go or is_over",
-        new="by_buyer=by_buyer, lets_go=lets_go",
+        old="failure=failure, lets_go=lets_go or is_over",
+        new="failure=failure, lets_go=lets_go",
         fails="test_held_orders.py::"
         "test_held_money_whose_time_is_over_is_let_go_when_its_order_is_closed[sqlite]",
     ),
@@ -258,8 +258,8 @@ _KEYS = [  # what makes a request happen once
     _mutant(
         "usecases/cancel.py",
         "a call that is taken back is closed",
-        old="return ( await self.close_one(payment_id, by_buyer=caller.role is Role.USER) "
-        "if payment.state in UNDECIDED else payment )",
+        old="return ( await self.close_one( payment_id, failure=BUYER_CANCELLED if "
+        "caller.role is Role.USER else None ) if payment.state in UNDECIDED else payment )",
         new="return payment",
         fails=_joining(
             "test_a_page_whose_call_is_taken_back_is_closed_at_the_channel", on="sqlite-once"

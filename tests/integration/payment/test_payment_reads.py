@@ -155,6 +155,7 @@ class Request:
         servicer = PaymentServicer(
             payments=app.payments,
             cancellation=app.cancellation,
+            captures=app.captures,
             conflicts=app.conflicts,
             queries=app.payment_queries,
             checkout_tokens=app.checkout_tokens,

@@ -29,6 +29,7 @@ from tests.builders.all_services import (
     running,
     served_by,
 )
+from tests.builders.holding_channel import held_payment
 from tests.builders.order import buyer
 from tests.builders.payment import VISA
 
@@ -147,6 +148,12 @@ async def refund_of_payment(shop: Shop, person: Person) -> dict[str, Any]:
     return {"payment_id": shop.paid.payment_id, "amount": "10.00"}
 
 
+async def capture(shop: Shop, person: Person) -> dict[str, Any]:
+    assert shop.servers.holding is not None
+    held = await held_payment(shop.servers.world, shop.servers.holding)
+    return {"payment_id": held.payment_id, "amount": "10.00"}
+
+
 async def top_up(shop: Shop, person: Person) -> dict[str, Any]:
     return {
         "merchant_id": "mall",
@@ -174,6 +181,7 @@ REQUESTS: dict[str, tuple[Recipe, str]] = {
     "paymesh.order.v1.OrderService.RefundOrder": (refund_of_order, "refund.request_id"),
     "paymesh.payment.v1.PaymentService.Charge": (charge, "payment.payment_id"),
     "paymesh.payment.v1.PaymentService.CreatePayment": (cashier, "payment.payment_id"),
+    "paymesh.payment.v1.PaymentService.CapturePayment": (capture, "payment.payment_id"),
     "paymesh.payment.v1.RefundService.CreateRefund": (refund_of_payment, "refund.refund_id"),
     "paymesh.payment.v1.WalletService.TopUp": (top_up, "payment.payment_id"),
     "paymesh.seckill.v1.ActivityService.CreateActivity": (activity, "activity.activity_id"),
@@ -188,7 +196,7 @@ KEYED = [
 
 @pytest.fixture
 async def servers(tmp_path: Path, redis_url: str) -> AsyncIterator[Servers]:
-    async with running(tmp_path, redis_url) as servers:
+    async with running(tmp_path, redis_url, holds=True) as servers:
         yield servers
 
 

@@ -333,9 +333,7 @@ class Product:
     async def _close_payments(self, tx: AsyncConnection, done: Done) -> str:
         cancellation = self.shop.app.cancellation
         for payment in await cancellation._close_gate(tx, "mall", "ORD1"):
-            await cancellation._begin(
-                tx, payment.payment_id, by_buyer=False, lets_go=done.before.order.lets_go
-            )
+            await cancellation._begin(tx, payment.payment_id, lets_go=done.before.order.lets_go)
         return close_answer(
             await payments.all_of_order(tx, merchant_id="mall", order_id="ORD1"),
             lets_go=done.before.order.lets_go,

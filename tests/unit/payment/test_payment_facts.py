@@ -20,7 +20,13 @@ from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus, Decision, apply_channel_fact
 from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.ledger import LedgerTransaction, Side
-from payment_rpc.domain.payment import NextAction, Payment, PaymentState
+from payment_rpc.domain.payment import (
+    BUYER_CANCELLED,
+    Failure,
+    NextAction,
+    Payment,
+    PaymentState,
+)
 from tests.builders.payment import PRICE, a_payment, an_attempt, balance_of
 from tests.support.fakes import EPOCH
 
@@ -445,12 +451,12 @@ def test_any_news_in_any_order_books_each_capture_once_balances_and_repeats_with
 
 
 @pytest.mark.parametrize(
-    ("by_buyer", "reason"), [(True, "CANCELLED_BY_BUYER"), (False, "PAYMENT_CLOSED")]
+    ("decided", "reason"), [(BUYER_CANCELLED, "CANCELLED_BY_BUYER"), (None, "PAYMENT_CLOSED")]
 )
 def test_a_closed_payment_says_whether_the_buyer_himself_cancelled_it(
-    by_buyer: bool, reason: str
+    decided: Failure | None, reason: str
 ) -> None:
-    closing = a_payment(S.PAYING).begin_closing(by_buyer=by_buyer, at=LATER)
+    closing = a_payment(S.PAYING).begin_closing(failure=decided, at=LATER)
     closed = apply_channel_fact(
         closing, an_attempt(A.SENT), FACTS["closed"], others_open=False, at=LATER
     ).payment
@@ -460,7 +466,7 @@ def test_a_closed_payment_says_whether_the_buyer_himself_cancelled_it(
 
 
 def test_a_card_that_was_declined_while_the_buyer_cancelled_was_declined() -> None:
-    closing = a_payment(S.PAYING).begin_closing(by_buyer=True, at=LATER)
+    closing = a_payment(S.PAYING).begin_closing(failure=BUYER_CANCELLED, at=LATER)
     ended = apply_channel_fact(
         closing, an_attempt(A.SENT), FACTS["declined"], others_open=False, at=LATER
     ).payment
@@ -469,7 +475,7 @@ def test_a_card_that_was_declined_while_the_buyer_cancelled_was_declined() -> No
 
 
 def test_money_that_comes_while_the_buyer_cancels_leaves_no_failure() -> None:
-    closing = a_payment(S.PAYING).begin_closing(by_buyer=True, at=LATER)
+    closing = a_payment(S.PAYING).begin_closing(failure=BUYER_CANCELLED, at=LATER)
     for fact in CAPTURES:
         assert (
             apply_channel_fact(

@@ -50,6 +50,16 @@ class PaymentServiceStub:
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentRequest.SerializeToString,
                 response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentResponse.FromString,
                 _registered_method=True)
+        self.CapturePayment = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/CapturePayment',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CapturePaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CapturePaymentResponse.FromString,
+                _registered_method=True)
+        self.VoidPayment = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/VoidPayment',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.VoidPaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.VoidPaymentResponse.FromString,
+                _registered_method=True)
         self.ClosePayment = channel.unary_unary(
                 '/paymesh.payment.v1.PaymentService/ClosePayment',
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.SerializeToString,
@@ -110,6 +120,21 @@ class PaymentServiceServicer:
 
     def CancelPayment(self, request, context):
         """Closes a payment of the buyer's that is not paid yet. The order stays payable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CapturePayment(self, request, context):
+        """Captures held money of an AUTHORIZED payment, whole or in part. What is not captured of it is let go. An unknown outcome is an OK answer with HTTP 202
+        and state AUTHORIZED: ask with GetPayment. The same Idempotency-Key gives the first final answer again and captures once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidPayment(self, request, context):
+        """Lets held money go without taking any. The order stays payable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +208,16 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.CancelPayment,
                     request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentRequest.FromString,
                     response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentResponse.SerializeToString,
+            ),
+            'CapturePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CapturePayment,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CapturePaymentRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CapturePaymentResponse.SerializeToString,
+            ),
+            'VoidPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidPayment,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.VoidPaymentRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.VoidPaymentResponse.SerializeToString,
             ),
             'ClosePayment': grpc.unary_unary_rpc_method_handler(
                     servicer.ClosePayment,
@@ -302,6 +337,60 @@ class PaymentService:
             '/paymesh.payment.v1.PaymentService/CancelPayment',
             paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentRequest.SerializeToString,
             paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CapturePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/CapturePayment',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.CapturePaymentRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.CapturePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/VoidPayment',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.VoidPaymentRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.VoidPaymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

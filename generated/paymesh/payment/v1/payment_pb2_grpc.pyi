@@ -44,6 +44,12 @@ class PaymentServiceStub:
     """
     CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
+    CapturePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CapturePaymentRequest, _payment_pb2.CapturePaymentResponse]
+    """Captures held money of an AUTHORIZED payment, whole or in part. What is not captured of it is let go. An unknown outcome is an OK answer with HTTP 202
+    and state AUTHORIZED: ask with GetPayment. The same Idempotency-Key gives the first final answer again and captures once.
+    """
+    VoidPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.VoidPaymentRequest, _payment_pb2.VoidPaymentResponse]
+    """Lets held money go without taking any. The order stays payable."""
     ClosePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]
     """Closes the gate of an order and every live payment of it: nobody may pay it from now on. Money that is held for the shop stays held unless the shop
     lets it go. One answer per order, always OK. Idempotent.
@@ -79,6 +85,12 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
     """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
+    CapturePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CapturePaymentRequest, _payment_pb2.CapturePaymentResponse]  # type: ignore[assignment]
+    """Captures held money of an AUTHORIZED payment, whole or in part. What is not captured of it is let go. An unknown outcome is an OK answer with HTTP 202
+    and state AUTHORIZED: ask with GetPayment. The same Idempotency-Key gives the first final answer again and captures once.
+    """
+    VoidPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.VoidPaymentRequest, _payment_pb2.VoidPaymentResponse]  # type: ignore[assignment]
+    """Lets held money go without taking any. The order stays payable."""
     ClosePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]  # type: ignore[assignment]
     """Closes the gate of an order and every live payment of it: nobody may pay it from now on. Money that is held for the shop stays held unless the shop
     lets it go. One answer per order, always OK. Idempotent.
@@ -129,6 +141,24 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.CancelPaymentResponse, _abc.Awaitable[_payment_pb2.CancelPaymentResponse]]:
         """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
+
+    @_abc_1.abstractmethod
+    def CapturePayment(
+        self,
+        request: _payment_pb2.CapturePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.CapturePaymentResponse, _abc.Awaitable[_payment_pb2.CapturePaymentResponse]]:
+        """Captures held money of an AUTHORIZED payment, whole or in part. What is not captured of it is let go. An unknown outcome is an OK answer with HTTP 202
+        and state AUTHORIZED: ask with GetPayment. The same Idempotency-Key gives the first final answer again and captures once.
+        """
+
+    @_abc_1.abstractmethod
+    def VoidPayment(
+        self,
+        request: _payment_pb2.VoidPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.VoidPaymentResponse, _abc.Awaitable[_payment_pb2.VoidPaymentResponse]]:
+        """Lets held money go without taking any. The order stays payable."""
 
     @_abc_1.abstractmethod
     def ClosePayment(
