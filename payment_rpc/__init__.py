@@ -18,8 +18,8 @@
 | VerifyLedger | `ledger_verification.LedgerVerification.verify_ledger` |
 
 Each message is translated in `servicer/`. A payment runs through `payments` (request, order),
-`payment_start` (tx1), `payment_completion` (channel call), `channel_results` (tx2) and
-`order_answers` (the order's disposition, tx3), a refund through `refunds`, `refund_start` (tx1) and
-`refund_results` (tx2). The workers (`workers.py`) run `polling`, `refunds`,
+`payment_start` (tx1), `payment_completion` with `payment_sending` (channel call), `channel_results`
+(tx2) and `order_answers` (the order's disposition, tx3), a refund through `refunds`, `refund_start`
+(tx1) and `refund_results` (tx2). The workers (`workers.py`) run `polling`, `refunds`,
 `statement_imports`, `mock_callbacks` and `future_rows`.
 """

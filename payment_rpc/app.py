@@ -68,6 +68,7 @@ from payment_rpc.usecases.payment_completion import (
     ChargingLimits,
     PaymentCompletion,
 )
+from payment_rpc.usecases.payment_sending import PaymentSending
 from payment_rpc.usecases.payment_start import PaymentStart
 from payment_rpc.usecases.payments import Payments
 from payment_rpc.usecases.polling import Polling
@@ -190,6 +191,7 @@ class PaymentApp:
             lease=lease,
             timeout_seconds=timeout_seconds,
         )
+        terms = terms or EnvironmentTerms(return_urls)
         start = PaymentStart(db=db, clock=clock, ids=ids, lease=lease)
         self.payments = Payments(
             clock=clock,
@@ -206,11 +208,9 @@ class PaymentApp:
                 limits=limits,
             ),
             cancellation=self.cancellation,
-            channels=registry,
             choice=ChannelChoice(registry, self.account_channels),
-            steps=steps,
-            limits=limits,
-            terms=terms or EnvironmentTerms(return_urls),
+            sending=PaymentSending(channels=registry, steps=steps, limits=limits, terms=terms),
+            terms=terms,
         )
         self.refund_start = RefundStart(db=db, clock=clock, ids=ids, lease=lease)
         self.refunds = Refunds(

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
-from mesh.call import Caller, current_call, mark_replayed
+from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock
 from mesh.customers import buyer_of
 from mesh.errors import MeshError
@@ -19,8 +18,6 @@ from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
 from payment_rpc.channels.capabilities import Instrument
-from payment_rpc.channels.registry import Channels
-from payment_rpc.channels.requests import Checkout
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.channel_account import AccountMode
@@ -30,10 +27,10 @@ from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.channel_choice import HANDED, ChannelChoice, ChosenChannel
-from payment_rpc.usecases.channel_steps import ChannelSteps
-from payment_rpc.usecases.merchant_terms import TermsOfMerchants, name_for_buyers
+from payment_rpc.usecases.merchant_terms import TermsOfMerchants
 from payment_rpc.usecases.order_reader import OrderReader
-from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
+from payment_rpc.usecases.payment_completion import PaymentCompletion
+from payment_rpc.usecases.payment_sending import PaymentSending
 from payment_rpc.usecases.payment_start import (
     IN_PROGRESS_RETRY_SECONDS,
     NewPayment,
@@ -42,8 +39,6 @@ from payment_rpc.usecases.payment_start import (
     idempotency_key_of,
 )
 
-# of the caller's deadline, kept for applying the channel's answer and informing the order
-APPLY_SECONDS = 1.0
 CARD_CHANNEL = "sandbox"
 TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order
 # What a key is bound to: MOCK is the name of source 001, and keys of before accounts know no "".
@@ -106,10 +101,8 @@ class Payments:
         start: PaymentStart,
         completion: PaymentCompletion,
         cancellation: Cancellation,
-        channels: Channels,
         choice: ChannelChoice,
-        steps: ChannelSteps,
-        limits: ChargingLimits,
+        sending: PaymentSending,
         terms: TermsOfMerchants,
     ) -> None:
         self._clock = clock
@@ -118,10 +111,8 @@ class Payments:
         self._start = start
         self._completion = completion
         self._cancellation = cancellation
-        self._channels = channels
         self._choice = choice
-        self._steps = steps
-        self._limits = limits
+        self._sending = sending
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
         """Charges a card, or the buyer's wallet, and returns the payment: SUCCESS, or PAYING while
@@ -207,7 +198,7 @@ class Payments:
                 )
             )
         return await self._completion.complete(
-            started, self._card_sender(command.card), idempotency_key, fingerprint
+            started, self._sending.instrument(command.card), idempotency_key, fingerprint
         )
 
     async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
@@ -220,20 +211,6 @@ class Payments:
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
         started = await self._begin(command, idempotency_key, fingerprint, payment_method=BALANCE)
         return await self._completion.complete(started, _never_sent, idempotency_key, fingerprint)
-
-    def _card_sender(self, card: Card) -> Send:
-        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
-            channel = await self._channels.get(attempt.channel)
-            return await channel.charge(
-                attempt_id=attempt.attempt_id,
-                amount=payment.amount,
-                instrument=card,
-                expires_at=payment.expires_at,
-                remember=partial(self._steps.remember, attempt),
-                timeout_seconds=self._channel_seconds(),
-            )
-
-        return send
 
     async def create_payment(self, command: CreatePayment, caller: Caller) -> Payment:
         """Opens a cashier and returns the payment with the buyer's next action. Asked again for the
@@ -253,24 +230,8 @@ class Payments:
             "return_url": command.return_url,
         }
 
-        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
-            # First: what merchant_rpc takes is no longer the channel's.
-            merchant_name = await name_for_buyers(self._terms, payment.merchant_id)
-            channel = await self._channels.get(attempt.channel)
-            return await channel.checkout(
-                attempt_id=attempt.attempt_id,
-                amount=payment.amount,
-                order=Checkout(
-                    subject=f"Order {payment.order_no or payment.order_id}",
-                    return_url=command.return_url,
-                    merchant_name=merchant_name,
-                    description="" if command.new_order is None else command.new_order.description,
-                ),
-                expires_at=payment.expires_at,
-                remember=partial(self._steps.remember, attempt),
-                timeout_seconds=self._channel_seconds(),
-            )
-
+        description = "" if command.new_order is None else command.new_order.description
+        send = self._sending.cashier(return_url=command.return_url, description=description)
         idempotency_key = idempotency_key_of(
             caller, "CreatePayment", command.key, command.merchant_id
         )
@@ -349,13 +310,6 @@ class Payments:
             order_id=command.order_id,
             seckill_ticket=command.seckill_ticket,
         )
-
-    def _channel_seconds(self) -> float:
-        """How long the channel may take: the setting, or less when the caller's deadline is near.
-        At zero or below nothing is sent.
-        """
-        call, longest = current_call(), self._limits.channel_timeout_seconds
-        return longest if call is None else min(longest, call.remaining_seconds() - APPLY_SECONDS)
 
     async def _start_payment(self, new: NewPayment, mode: AccountMode | None = None) -> StartResult:
         """Runs tx1. A cashier that blocks the new payment is closed first."""
