@@ -33,7 +33,7 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.tables import metadata
-from payment_rpc.usecases.payments import Charge
+from payment_rpc.usecases.payment_requests import Charge
 
 CONNECTIONS = 16
 ROUNDS = 5

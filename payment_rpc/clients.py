@@ -54,7 +54,7 @@ class Orders:
             if error.reason == "ORDER_CREATING":
                 raise OrderCreating(retry_after_seconds=error.retry_after_seconds) from error
             raise
-        return _order_to_pay(answer.order)
+        return order_to_pay(answer.order)
 
     async def register(self, new: NewExternalOrder) -> OrderToPay:
         """A merchant's own order, new or as it is now.
@@ -86,7 +86,7 @@ class Orders:
             if error.reason == "INVALID_ARGUMENT":
                 raise InvalidArgument(error.message, fields=error.fields) from error
             raise
-        return _order_to_pay(answer.order)
+        return order_to_pay(answer.order)
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
         """Tells an order what became of its payment; None when the snapshot decided nothing.
@@ -144,7 +144,8 @@ def terms_of(
     )
 
 
-def _order_to_pay(order: order_pb2.Order) -> OrderToPay:
+def order_to_pay(order: order_pb2.Order) -> OrderToPay:
+    """An order as payment_rpc needs it."""
     return OrderToPay(
         order_id=order.order_id,
         merchant_id=order.merchant_id,
@@ -154,4 +155,7 @@ def _order_to_pay(order: order_pb2.Order) -> OrderToPay:
         expires_at=order.expires_at.ToDatetime(tzinfo=UTC),
         order_no=order.order_no,
         customer_digest=email_digest(order.merchant_id, order.customer_email),
+        is_of_activity=any(
+            item.stock_source == order_pb2.STOCK_SOURCE_ACTIVITY for item in order.items
+        ),
     )

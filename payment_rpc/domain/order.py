@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from mesh.errors import InvalidArgument
 from mesh.money import Money, RequestedAmount, currency_exponent
 from payment_rpc.domain.errors import (
     AmountMismatch,
@@ -44,6 +45,17 @@ class OrderToPay:
     expires_at: datetime
     order_no: str = ""  # the merchant's own number, "" for an order of the catalogue
     customer_digest: str = ""  # of the address of the merchant's customer
+    is_of_activity: bool = False  # won in a flash sale
+
+    def require_wait(self) -> None:
+        """Whether the order may wait for the capture of money that is held for it. Held money keeps
+        its units for days, after a flash sale has ended: nobody else could buy them then.
+
+        Raises:
+            InvalidArgument: it may not.
+        """
+        if self.is_of_activity:
+            raise InvalidArgument.of("capture", "an order of a flash sale is paid at once")
 
     def check(self, *, user_id: str, amount: RequestedAmount, now: datetime) -> None:
         """Whether this buyer may pay this amount for it now. An empty amount or currency is not

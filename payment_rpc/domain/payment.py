@@ -110,6 +110,7 @@ MONEY = frozenset({PaymentState.SUCCESS, PaymentState.LATE_SUCCESS})
 CREDIT_CARD = "credit_card"
 CASHIER = "cashier"
 BALANCE = "balance"  # out of the buyer's wallet
+TOKEN = "token"  # noqa: S105  a payment method that the buyer left at a provider
 TOP_UP = "top_up"  # into it; no order is paid, `order_id` is the payment's own id
 
 WALLET = "wallet"  # the channel of BALANCE: our own books, nobody to ask

@@ -12,7 +12,8 @@ from mesh.errors import InvalidArgument, PermissionDenied
 from mesh.money import RequestedAmount, required_amount
 from mesh.times import moment_of
 from payment_rpc.domain.order import NewExternalOrder
-from payment_rpc.usecases.payments import CreatePayment
+from payment_rpc.servicer.messages import CAPTURE_MODES
+from payment_rpc.usecases.payment_requests import CreatePayment
 
 LIFE_MAX = timedelta(days=7)
 _OF_THE_ORDER = (
@@ -108,6 +109,7 @@ def payment_of_merchant(
         return_url=request.return_url,
         key=current_idempotency_key(),
         new_order=new_order,
+        capture=CAPTURE_MODES[request.capture],
     )
 
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 from paymesh.common.v1 import errors_pb2
 from paymesh.payment.v1 import payment_pb2
 
+from mesh.money import Money
 from mesh.times import timestamp
 from payment_rpc.domain.channel_account import provider_of
+from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.servicer.failure_texts import failure_message
 
 STATES = {state: payment_pb2.PaymentState.Value(f"PAYMENT_STATE_{state}") for state in PaymentState}
+
+CAPTURE_MODES = {
+    payment_pb2.CAPTURE_MODE_UNSPECIFIED: CaptureMode.AUTOMATIC,
+    payment_pb2.CAPTURE_MODE_AUTOMATIC: CaptureMode.AUTOMATIC,
+    payment_pb2.CAPTURE_MODE_MANUAL: CaptureMode.MANUAL,
+}
 
 STATES_OF_MESSAGES = {number: state for state, number in STATES.items()}
 
 
 def payment_message(payment: Payment) -> payment_pb2.Payment:
     """A payment as callers see it."""
+    is_held = payment.state is PaymentState.AUTHORIZED
+    capturable = (
+        payment.amount - payment.captured if is_held else Money.zero(payment.amount.currency)
+    )
     message = payment_pb2.Payment(
         payment_id=payment.payment_id,
         order_id=payment.order_id,
@@ -40,6 +52,8 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
         updated_at=timestamp(payment.updated_at),
         order_no=payment.order_no,
         amount_minor=payment.amount.minor,
+        capture_mode=payment_pb2.CaptureMode.Value(f"CAPTURE_MODE_{payment.capture_mode}"),
+        capturable=capturable.format(),
     )
     if payment.next_action is not None:
         message.next_action.kind = payment_pb2.NextActionKind.Value(

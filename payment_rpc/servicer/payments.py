@@ -20,13 +20,14 @@ from payment_rpc.servicer.external_orders import (
     refuse_merchant_fields,
     require_own,
 )
-from payment_rpc.servicer.messages import STATES, STATES_OF_MESSAGES, payment_message
+from payment_rpc.servicer.messages import CAPTURE_MODES, STATES, STATES_OF_MESSAGES, payment_message
 from payment_rpc.usecases.cancel import Cancellation, CloseResult
 from payment_rpc.usecases.captures import CapturePayment, Captures
 from payment_rpc.usecases.checkouts import CheckoutTokens
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.customers import Customers
-from payment_rpc.usecases.payments import Charge, CreatePayment, Payments
+from payment_rpc.usecases.payment_requests import Charge, CreatePayment
+from payment_rpc.usecases.payments import Payments
 from payment_rpc.usecases.queries import ListPayments, PaymentQueries
 
 CLOSING_RETRY_MS = 2000  # a channel answers within a second or two
@@ -63,7 +64,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def Charge(
         self, request: payment_pb2.ChargeRequest, context: Any
     ) -> payment_pb2.ChargeResponse:
-        """Charges a card."""
+        """Charges a card, a payment method at a provider, or a wallet."""
         card = request.credit_card
         payment = await self._payments.charge(
             Charge(
@@ -78,6 +79,10 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
                 expiration_month=card.credit_card_expiration_month,
                 key=current_idempotency_key(),
                 seckill_ticket=request.seckill_ticket,
+                capture=CAPTURE_MODES[request.capture],
+                channel=request.channel,
+                payment_token=request.payment_token,
+                return_url=request.return_url,
             ),
             current_caller(),
         )
@@ -105,6 +110,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
                 return_url=request.return_url,
                 key=current_idempotency_key(),
                 order=_order_data(request),
+                capture=CAPTURE_MODES[request.capture],
             ),
             caller,
         )

@@ -14,7 +14,8 @@ from mesh.times import timestamp
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.wallet import Wallet, WalletEntry
 from payment_rpc.servicer.messages import payment_message
-from payment_rpc.usecases.payments import Payments, TopUp
+from payment_rpc.usecases.payment_requests import TopUp
+from payment_rpc.usecases.payments import Payments
 from payment_rpc.usecases.queries import WalletQueries
 
 

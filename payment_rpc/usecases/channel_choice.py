@@ -35,6 +35,11 @@ class ChosenChannel:
         if problem := self.channel.capabilities.problem_with(amount):
             raise InvalidArgument.of("amount", problem)
 
+    def require_hold(self) -> None:
+        """Raises InvalidArgument when the channel cannot hold money for a later capture."""
+        if not self.channel.capabilities.authorize:
+            raise InvalidArgument.of("capture", "the channel cannot hold money")
+
 
 class ChannelChoice:
     """Chooses channels."""

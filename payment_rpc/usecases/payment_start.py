@@ -243,6 +243,7 @@ class PaymentStart:
         if not (
             live.payment_method == CASHIER == new.payment_method
             and live.channel == new.channel
+            and live.capture_mode is new.capture_mode
             and live.state is PaymentState.PAYING
         ):
             return StartResult(blocking_payment=live)

@@ -7,29 +7,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 
 from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock
 from mesh.customers import buyer_of
-from mesh.errors import MeshError
+from mesh.errors import InvalidArgument, MeshError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
-from mesh.money import DEFAULT_CURRENCY, RequestedAmount
+from mesh.money import DEFAULT_CURRENCY
 from payment_rpc.channels.capabilities import Instrument
+from payment_rpc.channels.requests import PaymentToken
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.channel_account import AccountMode
 from payment_rpc.domain.errors import PaymentInProgress, PaymentMethodNotSupported
 from payment_rpc.domain.facts import ChannelFact
-from payment_rpc.domain.order import NewExternalOrder, OrderToPay
-from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
+from payment_rpc.domain.hold import CaptureMode
+from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOKEN, TOP_UP, WALLET, Payment
 from payment_rpc.usecases.cancel import Cancellation
 from payment_rpc.usecases.channel_choice import HANDED, ChannelChoice, ChosenChannel
 from payment_rpc.usecases.merchant_terms import TermsOfMerchants
 from payment_rpc.usecases.order_reader import OrderReader
 from payment_rpc.usecases.payment_completion import PaymentCompletion
+from payment_rpc.usecases.payment_requests import Charge, CreatePayment, TopUp
 from payment_rpc.usecases.payment_sending import PaymentSending
 from payment_rpc.usecases.payment_start import (
     IN_PROGRESS_RETRY_SECONDS,
@@ -43,51 +46,6 @@ CARD_CHANNEL = "sandbox"
 TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order
 # What a key is bound to: MOCK is the name of source 001, and keys of before accounts know no "".
 _FINGERPRINTS = {"": "sandbox", "mock": "sandbox"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """A Charge request. `key` is the idempotency key, "" without one."""
-
-    merchant_id: str
-    order_id: str
-    user_id: str
-    amount: RequestedAmount
-    payment_method: str
-    number: str = field(repr=False)
-    cvv: str = field(repr=False)
-    expiration_year: int
-    expiration_month: int
-    key: str
-    seckill_ticket: str = ""  # of an order of a flash sale that order_rpc may not have yet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopUp:
-    """A TopUp request. No currency means CNY; `key` is the idempotency key."""
-
-    merchant_id: str
-    user_id: str
-    amount: RequestedAmount
-    card: Card
-    key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreatePayment:
-    """A CreatePayment request. `amount` may be empty. `order` is set when order_rpc itself calls;
-    it is not read again then. `user_id` is empty when a merchant calls, for the buyer of its order.
-    """
-
-    merchant_id: str
-    order_id: str
-    user_id: str
-    amount: RequestedAmount
-    channel: str
-    return_url: str
-    key: str
-    order: OrderToPay | None = None
-    new_order: NewExternalOrder | None = None  # a merchant's own, which begins to exist with this
 
 
 class Payments:
@@ -115,23 +73,37 @@ class Payments:
         self._sending = sending
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
-        """Charges a card, or the buyer's wallet, and returns the payment: SUCCESS, or PAYING while
-        the outcome is unknown.
+        """Charges a card, a payment method at a provider, or the buyer's wallet, and returns the
+        payment: SUCCESS, AUTHORIZED where it only holds the money, or PAYING while the outcome is
+        unknown or the buyer has a next step.
 
         Raises:
-            CardInvalid, InvalidArgument, PaymentMethodNotSupported, IdempotencyKeyReused,
-            OrderNotFound, OrderAlreadyPaid, OrderNotPayable,
-            AmountMismatch, CurrencyMismatch, PaymentInProgress, UpstreamUnavailable,
-                InsufficientBalance: nothing was sent.
+            CardInvalid, InvalidArgument, PaymentMethodNotSupported, ChannelNotSupported,
+                ReturnUrlNotAllowed, IdempotencyKeyReused, OrderNotFound, OrderAlreadyPaid,
+                OrderNotPayable, AmountMismatch, CurrencyMismatch, PaymentInProgress,
+                UpstreamUnavailable, InsufficientBalance: nothing was sent.
             CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the
                 payment ended without money.
         """
-        if command.payment_method == BALANCE:
-            return await self._charge_balance(command, caller)
-        if command.payment_method not in ("", CREDIT_CARD):
-            raise PaymentMethodNotSupported(
-                f"payment_method: {CREDIT_CARD} or {BALANCE}", fields={"payment_method": "unknown"}
-            )
+        match command.payment_method or (TOKEN if command.payment_token else CREDIT_CARD):
+            case method if method == BALANCE:
+                return await self._charge_balance(command, caller)
+            case method if method == TOKEN:
+                return await self._charge_token(command, caller)
+            case method if method == CREDIT_CARD:
+                return await self._charge_card(command, caller)
+        raise PaymentMethodNotSupported(
+            f"payment_method: {CREDIT_CARD}, {TOKEN} or {BALANCE}",
+            fields={"payment_method": "unknown"},
+        )
+
+    async def _charge_card(self, command: Charge, caller: Caller) -> Payment:
+        for name, value in (
+            ("payment_token", command.payment_token),
+            ("return_url", command.return_url),
+        ):
+            if value:
+                raise InvalidArgument.of(name, "does not go with a card")
         card = Card.parse(
             number=command.number,
             cvv=command.cvv,
@@ -140,23 +112,60 @@ class Payments:
             today=self._clock.now().date(),
         )
         summary = card.summary()
+        return await self._charge_instrument(
+            command,
+            caller,
+            card,
+            {"payment_method": CREDIT_CARD, "credit_card": _spelled(summary)},
+            card=summary,
+        )
+
+    async def _charge_token(self, command: Charge, caller: Caller) -> Payment:
+        if not command.payment_token:
+            raise InvalidArgument.of("payment_token", "is required")
+        if command.has_card:
+            raise InvalidArgument.of("payment_token", "does not go with a card")
+        if command.return_url:
+            terms = await self._terms.of(command.merchant_id)
+            terms.require_return_url(command.return_url)
+        token = PaymentToken(value=command.payment_token, return_url=command.return_url)
+        # The receipt of a key keeps what a request meant, and must not keep what can be charged.
+        digest = sha256(f"{command.merchant_id}\n{command.payment_token}".encode()).hexdigest()
+        return await self._charge_instrument(
+            command,
+            caller,
+            token,
+            {"payment_method": TOKEN, "payment_token": digest, "return_url": command.return_url},
+        )
+
+    async def _charge_instrument(
+        self,
+        command: Charge,
+        caller: Caller,
+        instrument: Card | PaymentToken,
+        pays_with: Mapping[str, str],
+        *,
+        card: CardSummary | None = None,
+    ) -> Payment:
         fingerprint = {
             "order_id": command.order_id,
             "amount": command.amount.positive().canonical,
             "currency": command.amount.currency,
-            "payment_method": CREDIT_CARD,
-            "credit_card": _spelled(summary),
+            **pays_with,
+            **_options(command),
         }
+        if command.channel:  # keys of before Charge had it know none
+            fingerprint["channel"] = _spelled_channel(command.channel)
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
         started = await self._begin(
             command,
             idempotency_key,
             fingerprint,
-            payment_method=CREDIT_CARD,
-            card=summary,
+            payment_method=pays_with["payment_method"],
+            card=card,
         )
         return await self._completion.complete(
-            started, self._card_sender(card), idempotency_key, fingerprint
+            started, self._sending.instrument(instrument), idempotency_key, fingerprint
         )
 
     async def top_up(self, command: TopUp, caller: Caller) -> Payment:
@@ -202,6 +211,15 @@ class Payments:
         )
 
     async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
+        if command.capture is CaptureMode.MANUAL:
+            raise InvalidArgument.of("capture", "a wallet pays at once")
+        for name, value in (
+            ("channel", command.channel),
+            ("payment_token", command.payment_token),
+            ("return_url", command.return_url),
+        ):
+            if value:
+                raise InvalidArgument.of(name, "does not go with a wallet")
         fingerprint = {
             "order_id": command.order_id,
             "amount": command.amount.positive().canonical,
@@ -226,8 +244,9 @@ class Payments:
             "order_id": command.order_id,
             "amount": command.amount.positive().canonical,
             "currency": command.amount.currency,
-            "channel": _FINGERPRINTS.get(command.channel.lower(), command.channel),
+            "channel": _spelled_channel(command.channel),
             "return_url": command.return_url,
+            **_options(command),
         }
 
         description = "" if command.new_order is None else command.new_order.description
@@ -258,6 +277,8 @@ class Payments:
             chosen = await self._chosen(command, payment_method)
             order = await self._order(command)
             user_id = command.user_id or buyer_of(order.order_id)
+            if command.capture is CaptureMode.MANUAL:
+                order.require_wait()
             order.check(user_id=user_id, amount=command.amount, now=self._clock.now())
             if chosen is not None:
                 chosen.require_amount(order.amount)
@@ -267,7 +288,7 @@ class Payments:
             if (earlier := await self._start.find_earlier(idempotency_key, fingerprint)) is None:
                 raise
             return earlier
-        if payment_method == CREDIT_CARD:
+        if payment_method in (CREDIT_CARD, TOKEN):
             failpoint("payment.charge.before_tx1")
         return await self._start_payment(
             NewPayment(
@@ -278,6 +299,7 @@ class Payments:
                 card=card,
                 idempotency_key=idempotency_key,
                 fingerprint=fingerprint,
+                capture_mode=command.capture,
             ),
             None if chosen is None else chosen.mode,
         )
@@ -289,12 +311,17 @@ class Payments:
         if payment_method == BALANCE:
             return None
         if isinstance(command, CreatePayment):
-            named, pays_with = command.channel, HANDED
+            pays_with = HANDED
         else:
-            named, pays_with = "", frozenset({Instrument.CARD})
-        return await self._choice.choose(
-            merchant_id=command.merchant_id, named=named, pays_with=pays_with
+            pays_with = frozenset(
+                {Instrument.TOKEN if payment_method == TOKEN else Instrument.CARD}
+            )
+        chosen = await self._choice.choose(
+            merchant_id=command.merchant_id, named=command.channel, pays_with=pays_with
         )
+        if command.capture is CaptureMode.MANUAL:
+            chosen.require_hold()
+        return chosen
 
     async def _order(self, command: Charge | CreatePayment) -> OrderToPay:
         if isinstance(command, CreatePayment):
@@ -319,6 +346,7 @@ class Payments:
         failpoint(
             {
                 CREDIT_CARD: "payment.charge.after_tx1",
+                TOKEN: "payment.charge.after_tx1",
                 CASHIER: "payment.cashier.after_tx1",
                 BALANCE: "payment.balance.after_commit",
                 TOP_UP: "payment.top_up.after_tx1",
@@ -341,6 +369,19 @@ async def _never_sent(payment: Payment, attempt: Attempt) -> ChannelFact:
     raise ValueError(
         f"{payment.payment_id}: a wallet is no channel, {attempt.attempt_id} cannot be sent"
     )
+
+
+def _options(command: Charge | CreatePayment) -> dict[str, str]:
+    """Options of a request in its fingerprint: what differs from the default alone, so that a key
+    of before there were options fits its request still.
+    """
+    if command.capture is CaptureMode.AUTOMATIC:
+        return {}
+    return {"capture": command.capture.value}
+
+
+def _spelled_channel(named: str) -> str:
+    return _FINGERPRINTS.get(named.lower(), named)
 
 
 def _spelled(card: CardSummary) -> str:

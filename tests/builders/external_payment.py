@@ -6,7 +6,7 @@ from typing import Any
 
 from mesh.money import Money, RequestedAmount
 from payment_rpc.domain.order import NewExternalOrder
-from payment_rpc.usecases.payments import CreatePayment
+from payment_rpc.usecases.payment_requests import CreatePayment
 
 PRICE = Money(10_000, "USD")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from mesh.clock import SystemClock
 from mesh.money import Money
 from order_rpc.domain.order import Order
+from payment_rpc.channels.capabilities import Instrument
+from payment_rpc.channels.requests import PaymentToken
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.hold import CaptureMode
@@ -21,7 +25,8 @@ HOLD = timedelta(days=7)
 
 
 class HoldingChannel(SandboxChannel):
-    """Holds what an attempt owes until it is captured or let go, once.
+    """Holds what an attempt owes until it is captured or let go, once. Takes tokens too, and keeps
+    what it was asked to charge.
 
     `says` answers the next captures instead, without doing anything; `lose_answers` does what is
     asked and forgets the answer; `unreachable` does nothing and says UNKNOWN.
@@ -32,7 +37,14 @@ class HoldingChannel(SandboxChannel):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._capabilities = replace(self.capabilities, authorize=True)
+        self._capabilities = replace(
+            self.capabilities,
+            authorize=True,
+            instruments=self.capabilities.instruments | {Instrument.TOKEN},
+        )
+        self.now: Callable[[], datetime] = SystemClock().now
+        self.charged: list[Any] = []  # what buyers gave
+        self.opened: list[bool] = []  # whether each page takes its money at once
         self.facts: dict[str, ChannelFact] = {}
         self.captures: list[tuple[str, Money]] = []  # key and amount of each call
         self.says: list[ChannelStatus] = []
@@ -48,6 +60,27 @@ class HoldingChannel(SandboxChannel):
         )
         return self.facts[attempt_id]
 
+    async def charge(
+        self, *, attempt_id: str, amount: Money, instrument: Any, capture: bool = True, **call: Any
+    ) -> ChannelFact:
+        self.charged.append(instrument)
+        if not capture:
+            return self.hold(attempt_id, amount, until=self.now() + HOLD)
+        if isinstance(instrument, PaymentToken):
+            return ChannelFact(
+                attempt_id=attempt_id,
+                status=ChannelStatus.CAPTURED,
+                amount=amount,
+                trade_no=f"T_{attempt_id}",
+            )
+        return await super().charge(
+            attempt_id=attempt_id, amount=amount, instrument=instrument, **call
+        )
+
+    async def checkout(self, *, capture: bool = True, **call: Any) -> ChannelFact:
+        self.opened.append(capture)
+        return await super().checkout(**call)
+
     def let_go(self, attempt_id: str) -> None:
         """The hold is over, by whatever."""
         self.facts[attempt_id] = replace(
@@ -55,6 +88,8 @@ class HoldingChannel(SandboxChannel):
         )
 
     async def query(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
+        if attempt_id not in self.facts:
+            return await super().query(attempt_id, timeout_seconds=timeout_seconds, ref=ref)
         return self._answer(attempt_id)
 
     async def capture(
@@ -94,6 +129,7 @@ def holding(world: PaymentWorld) -> HoldingChannel:
     channel = HoldingChannel(
         base_url=world.sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET
     )
+    channel.now = world.clock.now
     world.app = world.make_app(channels={"sandbox": channel})
     return channel
 

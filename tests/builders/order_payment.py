@@ -24,7 +24,7 @@ from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import MONEY, Payment, PaymentState
 from payment_rpc.servicer.messages import payment_message
 from payment_rpc.tables import PAYMENT, REFUND
-from payment_rpc.usecases.payments import CreatePayment
+from payment_rpc.usecases.payment_requests import CreatePayment
 from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
 

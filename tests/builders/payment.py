@@ -59,7 +59,7 @@ from payment_rpc.tables import (
     RETRY_CONSTRAINTS,
     metadata,
 )
-from payment_rpc.usecases.payments import Charge, CreatePayment
+from payment_rpc.usecases.payment_requests import Charge, CreatePayment
 from tests.builders.order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
 from tests.support.databases import PATIENT_SECONDS, create_tables, open_patiently
 from tests.support.fakes import EPOCH, FakeClock, FakeIds
@@ -267,6 +267,7 @@ def _order_to_pay(order: Order) -> OrderToPay:
         expires_at=order.expires_at,
         order_no=order.order_no,
         customer_digest=email_digest(order.merchant_id, email),
+        is_of_activity=order.is_of_activity,
     )
 
 

@@ -28,7 +28,7 @@ from payment_rpc.tables import (
 )
 from payment_rpc.usecases.channel_results import Applied
 from payment_rpc.usecases.mock_callbacks import Hint
-from payment_rpc.usecases.payments import TopUp
+from payment_rpc.usecases.payment_requests import TopUp
 from payment_rpc.usecases.refund_start import CreateRefund
 from sandbox.signatures import sign_callback, sign_hint
 from tests.builders.order import buyer

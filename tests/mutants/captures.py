@@ -11,6 +11,8 @@ def _mutant(path: str, sentence: str, *, old: str, new: str, fails: str) -> Muta
     return Mutant(sentence, fails, (Edit(f"payment_rpc/{path}.py", old, new),))
 
 
+_HELD = "test_held_charges.py::"
+_WHERE = f"{_HELD}test_money_is_held_only_where_it_can_be_and_where_the_order_can_wait[sqlite]"
 _REST = "test_captures_over_rest.py::"
 
 MUTANTS = [
@@ -27,5 +29,61 @@ MUTANTS = [
         old="if request.keep_rest:",
         new="if False:",
         fails=f"{_REST}test_a_capture_that_cannot_be_is_refused_by_its_field_and_sends_nothing",
+    ),
+    _mutant(
+        "usecases/payments",
+        "money is held only by a channel that can",
+        old="            chosen.require_hold()\n",
+        new="            pass\n",
+        fails=_WHERE,
+    ),
+    _mutant(
+        "usecases/payments",
+        "units of a flash sale do not wait for held money",
+        old="                order.require_wait()\n",
+        new="                pass\n",
+        fails=_WHERE,
+    ),
+    _mutant(
+        "usecases/payments",
+        "a wallet holds nothing for later",
+        old='raise InvalidArgument.of("capture", "a wallet pays at once")',
+        new="pass",
+        fails=_WHERE,
+    ),
+    _mutant(
+        "usecases/payment_sending",
+        "a charge by hand only holds the money",
+        old="instrument=instrument, expires_at=payment.expires_at, "
+        "remember=partial(self._steps.remember, attempt), "
+        "timeout_seconds=self._channel_seconds(), "
+        "capture=payment.capture_mode is CaptureMode.AUTOMATIC,",
+        new="instrument=instrument, expires_at=payment.expires_at, "
+        "remember=partial(self._steps.remember, attempt), "
+        "timeout_seconds=self._channel_seconds(), "
+        "capture=True,",
+        fails=f"{_HELD}test_a_token_can_only_hold_money_too[sqlite]",
+    ),
+    _mutant(
+        "usecases/payment_start",
+        "a page for the other mode is not handed out",
+        old="            and live.capture_mode is new.capture_mode\n",
+        new="",
+        fails=f"{_HELD}test_a_page_is_opened_for_the_capture_that_was_asked_for[sqlite]",
+    ),
+    _mutant(
+        "usecases/payments",
+        "a receipt keeps no token",
+        old='digest = sha256(f"{command.merchant_id}\\n{command.payment_token}".encode()).hexdigest()',
+        new="digest = command.payment_token",
+        fails=f"{_HELD}test_a_token_is_charged_and_kept_nowhere[sqlite]",
+    ),
+    _mutant(
+        "usecases/payments",
+        "a token and a card are two ways to pay",
+        old="if command.has_card:",
+        new="if False:",
+        fails=f"{_HELD}test_what_does_not_go_together_is_refused_by_its_field"
+        "[sqlite-changes0-payment_token-InvalidArgument]",
     ),
 ]

@@ -22,7 +22,7 @@ from payment_rpc.domain.merchant_terms import MerchantTerms
 from payment_rpc.domain.payment import BALANCE, PaymentState
 from payment_rpc.servicer.messages import payment_message
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, PAYMENT
-from payment_rpc.usecases.payments import CreatePayment
+from payment_rpc.usecases.payment_requests import CreatePayment
 from tests.builders.channel_accounts import Accounts, accounts_in
 from tests.builders.order import buyer
 from tests.builders.payment import PaymentWorld, with_amount

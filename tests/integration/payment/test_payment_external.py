@@ -30,7 +30,7 @@ from payment_rpc.domain.errors import (
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, REFUND
 from payment_rpc.usecases.checkouts import CheckoutTokens
-from payment_rpc.usecases.payments import CreatePayment
+from payment_rpc.usecases.payment_requests import CreatePayment
 from payment_rpc.usecases.queries import ListPayments
 from tests.builders.external_payment import PRICE, command
 from tests.builders.order import PAYMENT_WINDOW, buyer, merchant

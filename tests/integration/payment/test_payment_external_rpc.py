@@ -148,7 +148,7 @@ async def test_a_buyer_says_nothing_of_a_merchants(
 
 
 def test_every_field_of_the_contract_is_a_buyers_or_a_merchants() -> None:
-    of_both = {"order_id", "amount", "currency", "channel", "return_url", "merchant_id"}
+    of_both = {"order_id", "amount", "currency", "channel", "return_url", "merchant_id", "capture"}
     assert {name for name, _ in OF_MERCHANTS} == {
         field.name for field in payment_pb2.CreatePaymentRequest.DESCRIPTOR.fields
     } - of_both - {"user_id", "order"}

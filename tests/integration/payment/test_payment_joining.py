@@ -19,7 +19,7 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, PAYMENT
-from payment_rpc.usecases.payments import CreatePayment
+from payment_rpc.usecases.payment_requests import CreatePayment
 from tests.builders.order import buyer
 from tests.builders.payment import PRICE, PaymentWorld, UnreliableChannel, payment_world
 from tests.builders.payment_steps import capture, declined, relay

@@ -26,8 +26,8 @@ from payment_rpc.domain.errors import (
 from payment_rpc.domain.merchant_terms import MerchantTerms
 from payment_rpc.domain.payment import BALANCE, WALLET, Payment, PaymentState
 from payment_rpc.tables import PAYMENT
+from payment_rpc.usecases.payment_requests import CreatePayment, TopUp
 from payment_rpc.usecases.payment_sending import APPLY_SECONDS
-from payment_rpc.usecases.payments import CreatePayment, TopUp
 from tests.builders.external_payment import command
 from tests.builders.order import buyer, merchant
 from tests.builders.payment import PaymentWorld

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paymesh.order.v1 import order_pb2
 
 from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
@@ -14,7 +15,7 @@ from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.settings import MeshSettings
 from order_rpc.domain.order import OrderState
-from payment_rpc.clients import DISPOSITIONS, Orders
+from payment_rpc.clients import DISPOSITIONS, Orders, order_to_pay
 from payment_rpc.domain.errors import OrderNotFound
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition, PaymentState
@@ -55,6 +56,16 @@ async def test_an_order_is_what_order_rpc_says(remote: RunningOrderRpc, orders: 
             state="PENDING_PAYMENT",
             expires_at=order.expires_at,
         )
+
+
+def test_an_order_of_a_flash_sale_says_so() -> None:
+    line = order_pb2.OrderItem(stock_source=order_pb2.STOCK_SOURCE_ACTIVITY)
+    order = order_pb2.Order(order_id="ORD1", amount="5.00", currency="CNY", items=[line])
+    assert order_to_pay(order).is_of_activity
+    line.stock_source = order_pb2.STOCK_SOURCE_CATALOG
+    del order.items[:]
+    order.items.append(line)
+    assert not order_to_pay(order).is_of_activity
 
 
 async def test_every_state_of_an_order_has_its_name(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mesh.money import RequestedAmount
 from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.errors import CardInvalid
-from payment_rpc.usecases.payments import Charge
+from payment_rpc.usecases.payment_requests import Charge
 
 TODAY = date(2026, 11, 20)
 GOOD = {"number": "4242424242424242", "cvv": "737", "expiration_year": 2030, "expiration_month": 12}

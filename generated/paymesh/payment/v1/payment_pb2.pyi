@@ -77,6 +77,30 @@ PAYMENT_STATE_AUTHORIZED: PaymentState.ValueType  # 10
 """The channel holds the money for the shop, which has not captured it yet."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
+class _CaptureMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CaptureModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaptureMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAPTURE_MODE_UNSPECIFIED: _CaptureMode.ValueType  # 0
+    """In a request: AUTOMATIC. Never stored."""
+    CAPTURE_MODE_AUTOMATIC: _CaptureMode.ValueType  # 1
+    """The channel takes the money as soon as the buyer pays."""
+    CAPTURE_MODE_MANUAL: _CaptureMode.ValueType  # 2
+    """The channel holds the money until CapturePayment or VoidPayment."""
+
+class CaptureMode(_CaptureMode, metaclass=_CaptureModeEnumTypeWrapper):
+    """Whether a payment takes its money at once."""
+
+CAPTURE_MODE_UNSPECIFIED: CaptureMode.ValueType  # 0
+"""In a request: AUTOMATIC. Never stored."""
+CAPTURE_MODE_AUTOMATIC: CaptureMode.ValueType  # 1
+"""The channel takes the money as soon as the buyer pays."""
+CAPTURE_MODE_MANUAL: CaptureMode.ValueType  # 2
+"""The channel holds the money until CapturePayment or VoidPayment."""
+Global___CaptureMode: _TypeAlias = CaptureMode  # noqa: Y015
+
 class _NextActionKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -261,6 +285,8 @@ class Payment(_message.Message):
     CHECKOUT_TOKEN_FIELD_NUMBER: _builtins.int
     CUSTOMER_EMAIL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
+    CAPTURE_MODE_FIELD_NUMBER: _builtins.int
+    CAPTURABLE_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """"PAY" and a ULID. Source spellings: payNo, pay_no."""
     order_id: _builtins.str
@@ -276,7 +302,7 @@ class Payment(_message.Message):
     state: Global___PaymentState.ValueType
     """Where it stands."""
     payment_method: _builtins.str
-    """"credit_card", "cashier", "balance" (the wallet) or "top_up" (into the wallet)."""
+    """"credit_card", "token" (a payment method at the provider), "cashier", "balance" (the wallet) or "top_up" (into the wallet)."""
     channel: _builtins.str
     """The channel: a channel account, e.g. "stripe_01j9z3k8m4qp", or "sandbox"."""
     channel_trade_no: _builtins.str
@@ -303,6 +329,10 @@ class Payment(_message.Message):
     """Address of the merchant's customer; for the merchant only."""
     provider: _builtins.str
     """Whose channel it is, e.g. "stripe"; the channel itself where it is no account."""
+    capture_mode: Global___CaptureMode.ValueType
+    """Whether it takes its money at once."""
+    capturable: _builtins.str
+    """What CapturePayment can still take, in major units: held money, until `expires_at`. Zero unless AUTHORIZED."""
     @_builtins.property
     def next_action(self) -> Global___NextAction:
         """The buyer's next step, while PAYING at a cashier."""
@@ -362,10 +392,12 @@ class Payment(_message.Message):
         checkout_token: _builtins.str = ...,
         customer_email: _builtins.str = ...,
         provider: _builtins.str = ...,
+        capture_mode: Global___CaptureMode.ValueType = ...,
+        capturable: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["card", b"card", "created_at", b"created_at", "expires_at", b"expires_at", "failure", b"failure", "next_action", b"next_action", "paid_at", b"paid_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "captured", b"captured", "card", b"card", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "checkout_token", b"checkout_token", "checkout_url", b"checkout_url", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "expires_at", b"expires_at", "failure", b"failure", "merchant_id", b"merchant_id", "next_action", b"next_action", "order_id", b"order_id", "order_no", b"order_no", "outcome", b"outcome", "paid_at", b"paid_at", "payment_id", b"payment_id", "payment_method", b"payment_method", "provider", b"provider", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "amount_minor", b"amount_minor", "capturable", b"capturable", "capture_mode", b"capture_mode", "captured", b"captured", "card", b"card", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "checkout_token", b"checkout_token", "checkout_url", b"checkout_url", "created_at", b"created_at", "currency", b"currency", "customer_email", b"customer_email", "expires_at", b"expires_at", "failure", b"failure", "merchant_id", b"merchant_id", "next_action", b"next_action", "order_id", b"order_id", "order_no", b"order_no", "outcome", b"outcome", "paid_at", b"paid_at", "payment_id", b"payment_id", "payment_method", b"payment_method", "provider", b"provider", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,6 +451,10 @@ class ChargeRequest(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     SECKILL_TICKET_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    PAYMENT_TOKEN_FIELD_NUMBER: _builtins.int
+    RETURN_URL_FIELD_NUMBER: _builtins.int
     amount: _builtins.str
     """Must equal the amount of the order."""
     order_id: _builtins.str
@@ -426,13 +462,25 @@ class ChargeRequest(_message.Message):
     user_id: _builtins.str
     """The buyer; filled from the token when empty, refused when it is somebody else."""
     payment_method: _builtins.str
-    """"credit_card" (the default), or "balance": the buyer's wallet, without a card."""
+    """"credit_card" (the default), "token" (the default with payment_token), or "balance": the buyer's wallet, without a card."""
     currency: _builtins.str
     """ISO 4217; empty means the order's currency."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
     seckill_ticket: _builtins.str
     """Ticket of SeckillAction, when the order comes from a flash sale; also the header X-Seckill-Ticket."""
+    capture: Global___CaptureMode.ValueType
+    """MANUAL: only holds the money; the answer is AUTHORIZED. Refused where the channel cannot hold money, for a wallet, and for an order of a flash sale."""
+    channel: _builtins.str
+    """A channel account of the merchant, or a provider for its default account there, or "sandbox". Empty: the merchant's default account, else
+    "sandbox". It must take what the buyer pays with.
+    """
+    payment_token: _builtins.str
+    """Instead of a card: a payment method that the buyer's browser left at the provider, e.g. `pm_…` of Stripe. Exactly one of them."""
+    return_url: _builtins.str
+    """With payment_token: where the buyer goes after a page of the provider's, e.g. of 3-D Secure; must be on the merchant's allow-list. Empty: a
+    payment that needs such a page is declined.
+    """
     @_builtins.property
     def credit_card(self) -> Global___CreditCard:
         """The card."""
@@ -448,10 +496,14 @@ class ChargeRequest(_message.Message):
         currency: _builtins.str = ...,
         merchant_id: _builtins.str = ...,
         seckill_ticket: _builtins.str = ...,
+        capture: Global___CaptureMode.ValueType = ...,
+        channel: _builtins.str = ...,
+        payment_token: _builtins.str = ...,
+        return_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credit_card", b"credit_card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "credit_card", b"credit_card", "currency", b"currency", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_method", b"payment_method", "seckill_ticket", b"seckill_ticket", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "capture", b"capture", "channel", b"channel", "credit_card", b"credit_card", "currency", b"currency", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_method", b"payment_method", "payment_token", b"payment_token", "return_url", b"return_url", "seckill_ticket", b"seckill_ticket", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,7 +521,7 @@ class ChargeResponse(_message.Message):
     """The payment id, under its name of source 002."""
     @_builtins.property
     def payment(self) -> Global___Payment:
-        """The payment: SUCCESS, or PAYING while the outcome is unknown."""
+        """The payment: SUCCESS, AUTHORIZED with capture MANUAL, or PAYING while the outcome is unknown or the buyer has a next step."""
 
     def __init__(
         self,
@@ -526,6 +578,7 @@ class CreatePaymentRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     NOTIFY_URL_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order to pay. From a merchant: its own number of the order, unique per merchant for ever, or our id of an order that is there."""
     amount: _builtins.str
@@ -552,6 +605,10 @@ class CreatePaymentRequest(_message.Message):
     """From a merchant: what is paid, in words for the buyer."""
     notify_url: _builtins.str
     """From a merchant: where it is told about the payment; kept with the order."""
+    capture: Global___CaptureMode.ValueType
+    """MANUAL: when the buyer pays, the channel only holds the money, and the payment is AUTHORIZED. Refused where the channel cannot hold money, and for
+    an order of a flash sale.
+    """
     @_builtins.property
     def order(self) -> Global___OrderData:
         """The order, from order_rpc only."""
@@ -582,10 +639,11 @@ class CreatePaymentRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         notify_url: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        capture: Global___CaptureMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount_minor", b"amount_minor", "expires_at", b"expires_at", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount", b"amount", "amount_minor", b"amount_minor", "channel", b"channel", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "expires_at", b"expires_at", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order", b"order", "order_id", b"order_id", "return_url", b"return_url", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor", "amount", b"amount", "amount_minor", b"amount_minor", "capture", b"capture", "channel", b"channel", "currency", b"currency", "customer_email", b"customer_email", "customer_name", b"customer_name", "description", b"description", "expires_at", b"expires_at", "merchant_id", b"merchant_id", "metadata", b"metadata", "notify_url", b"notify_url", "order", b"order", "order_id", b"order_id", "return_url", b"return_url", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__amount_minor: _TypeAlias = _typing.Literal["amount_minor"]  # noqa: Y015
     _WhichOneofArgType__amount_minor: _TypeAlias = _typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
