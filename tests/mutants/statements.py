@@ -90,4 +90,18 @@ MUTANTS = [
         old="if row.version != row.logged_version:",
         new="if False:",
     ),
+    _mutant(
+        "a fee of a dispute is no fee of the capture",
+        "test_reconciliation_boundaries.py::test_what_a_person_decides_is_no_difference_and_books_no_fee[DISPUTE]",
+        "domain/reconciliation.py",
+        old="if line.type is LineType.CAPTURE and capture is not None:",
+        new="if capture is not None:",
+    ),
+    _mutant(
+        "a dispute is not the line of its capture",
+        "test_reconciliation_boundaries.py::test_what_a_person_decides_is_no_difference_and_books_no_fee[DISPUTE]",
+        "domain/statement_index.py",
+        old="isinstance(entry, BadLine) or entry.type is LineType.CAPTURE:",
+        new="True:",
+    ),
 ]

@@ -218,7 +218,7 @@ async def test_a_process_that_ends_leaves_a_file_that_is_being_fetched_to_the_ne
     working = asyncio.ensure_future(imports.run_once())
     await asked.wait()
     imports.stop()
-    assert await working == 0
+    assert await asyncio.wait_for(working, 10) == 0
     await dropped.wait()
     assert (await imports.get_statement_import(begun.import_id)).state == "FETCHING"
     lists(shop)

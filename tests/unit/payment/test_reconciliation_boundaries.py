@@ -13,6 +13,7 @@ from payment_rpc.domain.difference import Difference, DifferenceState, Finding, 
 from payment_rpc.domain.errors import DifferenceStateInvalid
 from payment_rpc.domain.ledger import Side
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.statement import Line, LineType
 from tests.builders.payment import an_attempt
 from tests.builders.statements import (
     CAPTURE,
@@ -22,6 +23,7 @@ from tests.builders.statements import (
     OUR_REFUND,
     REFUND,
     findings,
+    matching_of,
 )
 from tests.support.fakes import EPOCH
 
@@ -192,3 +194,27 @@ def difference(
         created_at=NOON,
         resolved_at=None,
     )
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [LineType.DISPUTE, LineType.DISPUTE_REVERSED, LineType.ADJUSTMENT, LineType.PAYOUT],
+)
+def test_what_a_person_decides_is_no_difference_and_books_no_fee(kind: LineType) -> None:
+    line = Line(
+        line_no=1,
+        type=kind,
+        trade_no=OUR_CAPTURE.trade_no,
+        attempt_id=OUR_CAPTURE.attempt_id,
+        refund_id="",
+        amount=OUR_CAPTURE.amount,
+        fee=Money(1500, "CNY"),
+        occurred_at=NOON,
+    )
+    matching = matching_of([line])
+    known = {OUR_CAPTURE.attempt_id: replace(OUR_CAPTURE, fee=Money.zero("CNY"))}
+    assert matching.judge(line, captures=known, refunds={}) is None
+    assert not list(matching.unbooked_fees([line], captures=known, refunds={}))
+    # and it is not the line of the capture
+    [missing] = matching.missing_captures([OUR_CAPTURE], elsewhere={})
+    assert missing.kind is Kind.MISSING_CHANNEL
