@@ -149,7 +149,15 @@ class OrderApp:
             page_tokens=page_tokens,
             deliver=deliver,
         )
-        self.shipments = Shipments(db=db, clock=clock, journal=journal, page_tokens=page_tokens)
+        self.shipments = Shipments(
+            db=db,
+            clock=clock,
+            journal=journal,
+            page_tokens=page_tokens,
+            service=payments,
+            applier=payment_applier,
+            terms=terms,
+        )
         self.statistics = Statistics(db=db, clock=clock)
         self.allocations = Allocations(
             db=db,

@@ -13,6 +13,7 @@ from paymesh.merchant.v1 import merchant_pb2
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc, refund_pb2, refund_pb2_grpc
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
+from mesh.call import IDEMPOTENCY_KEY
 from mesh.merchant_directory import merchant_status_of
 from mesh.money import Money
 from mesh.times import moment_of
@@ -58,6 +59,18 @@ class Payments:
             payment=payment,
             retry_after_seconds=answer.retry_after_ms / 1000,
         )
+
+    async def capture_payment(self, *, payment_id: str, key: str) -> PaymentSnapshot:
+        """Captures all that is held for an order; the same key captures once.
+
+        Raises:
+            RemoteError: refused, or not answered.
+        """
+        answer = await self._payments.CapturePayment(
+            payment_pb2.CapturePaymentRequest(payment_id=payment_id),
+            metadata=((IDEMPOTENCY_KEY, key),),
+        )
+        return _snapshot(answer.payment)
 
     async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
         """Makes the payments of an order forget its customer.
@@ -132,6 +145,7 @@ def terms_of(
             revives_if_stock=policy.revives_if_stock
             if said.late_money == merchant_pb2.LATE_MONEY_UNSPECIFIED
             else said.late_money == merchant_pb2.LATE_MONEY_REVIVE_IF_STOCK,
+            ships_on_authorized=said.ship_on_authorized or policy.ships_on_authorized,
             shipping=_rules(said.shipping, "shipping") or policy.shipping,
             discount=_rules(said.discount, "discount") or policy.discount,
         ),

@@ -40,6 +40,7 @@ class PolicySettings(BaseModel):
 
     Attributes:
         late_money: what becomes of money that arrives for a cancelled order.
+        ship_on_authorized: ShipOrder captures held money first; otherwise the shop does.
         shipping: by currency, e.g. {"CNY": {"amount": "8.00", "threshold": "99.00"}}.
         discount: by currency, likewise.
     """
@@ -47,6 +48,7 @@ class PolicySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     late_money: Literal["always_refund", "revive_if_stock"] = "always_refund"
+    ship_on_authorized: bool = False
     shipping: dict[str, PriceSettings] = {}
     discount: dict[str, PriceSettings] = {}
 
@@ -54,6 +56,7 @@ class PolicySettings(BaseModel):
         """The policy of the domain. Raises InvalidArgument for what is no amount."""
         return MerchantPolicy(
             revives_if_stock=self.late_money == "revive_if_stock",
+            ships_on_authorized=self.ship_on_authorized,
             shipping={
                 currency: price.rule(currency, name="shipping")
                 for currency, price in self.shipping.items()

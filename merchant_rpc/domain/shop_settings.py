@@ -53,6 +53,7 @@ class ShopSettings:
     payment_window_minutes: int = 0
     integer_amounts: IntegerAmounts = IntegerAmounts.UNSPECIFIED
     channels: tuple[str, ...] = ()
+    ship_on_authorized: bool = False  # ShipOrder captures held money first
 
     def check(self) -> None:
         """Raises InvalidArgument, which names every field, for what cannot be in force."""
@@ -95,6 +96,7 @@ class ShopSettings:
             payment_window_minutes=int(values["payment_window_minutes"]),
             integer_amounts=IntegerAmounts(values["integer_amounts"]),
             channels=tuple(values["channels"]),
+            ship_on_authorized=bool(values.get("ship_on_authorized", False)),  # older ones lack it
         )
 
 

@@ -71,6 +71,7 @@ def settings_message(settings: ShopSettings) -> merchant_pb2.Settings:
         payment_window_minutes=settings.payment_window_minutes,
         integer_amounts=_INTEGERS[settings.integer_amounts],
         channels=settings.channels,
+        ship_on_authorized=settings.ship_on_authorized,
     )
 
 
@@ -84,6 +85,7 @@ def settings_of(message: merchant_pb2.Settings) -> ShopSettings:
         payment_window_minutes=message.payment_window_minutes,
         integer_amounts=_INTEGERS_OF_MESSAGES[message.integer_amounts],
         channels=tuple(message.channels),
+        ship_on_authorized=message.ship_on_authorized,
     )
 
 

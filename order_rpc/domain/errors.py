@@ -91,6 +91,23 @@ class CaptureFirst(MeshError):
     reason = "CAPTURE_FIRST"
 
 
+class CaptureInProgress(MeshError):
+    """The held money is being captured, with an outcome that is not known yet.
+    `retry_after_seconds` says when to call again.
+    """
+
+    reason = "CAPTURE_IN_PROGRESS"
+
+
+class CaptureRefused(MeshError):
+    """The held money could not be captured: this call moved nothing.
+
+    `metadata` has payment_id and refusal, the reason of payment_rpc.
+    """
+
+    reason = "CAPTURE_REFUSED"
+
+
 class OrderExistsDifferent(MeshError):
     """An order with this number of the merchant exists with other content. `fields` names what
     differs.

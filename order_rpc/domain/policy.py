@@ -24,11 +24,12 @@ class PriceRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MerchantPolicy:
-    """The rules of one merchant. The defaults: free shipping, no discount, late money is
-    refunded.
+    """The rules of one merchant. The defaults: free shipping, no discount, late money is refunded,
+    what is shipped was captured before.
     """
 
     revives_if_stock: bool = False  # late money revives a cancelled order while there is stock
+    ships_on_authorized: bool = False  # held money is captured by ShipOrder
     # by currency
     shipping: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))
     # by currency

@@ -21,7 +21,7 @@ from mesh.logs import get_logger
 from mesh.outbox import Message
 from mesh.relay import Settlement
 from order_rpc.domain.order import Order, OrderState, Verb
-from order_rpc.domain.payment import CloseAnswer, CloseResult
+from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.refund import RefundRequest, RefundState, status_of
 from order_rpc.domain.refund_plan import sale_refunds
 from order_rpc.domain.statistics import Figure, entry
@@ -60,6 +60,12 @@ class PaymentService(Protocol):
     ) -> str:
         """Gives money back and returns the refund's id, or RemoteError. The same request_id is the
         same refund.
+        """
+        ...
+
+    async def capture_payment(self, *, payment_id: str, key: str) -> PaymentSnapshot:
+        """Captures held money and returns the payment, or RemoteError. The same key captures
+        once.
         """
         ...
 

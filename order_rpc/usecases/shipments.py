@@ -7,28 +7,52 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.errors import RemoteError
 from mesh.failpoints import failpoint
 from mesh.paging import Key, PageTokens
 from order_rpc.domain.address import Address
-from order_rpc.domain.errors import CaptureFirst, FullRefundOpen
+from order_rpc.domain.errors import (
+    CaptureFirst,
+    CaptureInProgress,
+    CaptureRefused,
+    FullRefundOpen,
+)
 from order_rpc.domain.order import Order, OrderState, Verb
+from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.domain.refund_plan import is_full_refund_open, sale_refunds
 from order_rpc.store import audit, orders, refunds
 from order_rpc.store.audit import PastStep
+from order_rpc.usecases.apply_payment import PaymentApplier
 from order_rpc.usecases.events import order_completed, order_shipped
-from order_rpc.usecases.journal import Journal
+from order_rpc.usecases.journal import Cause, Journal
+from order_rpc.usecases.merchant_terms import TermsOfMerchants
+from order_rpc.usecases.outbox_to_payment import PAYMENT_RPC, PaymentService
+
+CAPTURE_UNDER_WAY = "PAYMENT_IN_PROGRESS"  # payment_rpc's reason for a second capture
+RETRY_SECONDS = 2.0
 
 
 class Shipments:
     """SetShippingAddress, ShipOrder, CompleteOrder, GetOrderTimeline."""
 
     def __init__(
-        self, *, db: Database, clock: Clock, journal: Journal, page_tokens: PageTokens
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        journal: Journal,
+        page_tokens: PageTokens,
+        service: PaymentService,
+        applier: PaymentApplier,
+        terms: TermsOfMerchants,
     ) -> None:
         self._db = db
         self._clock = clock
         self._journal = journal
         self._page_tokens = page_tokens
+        self._service = service
+        self._applier = applier
+        self._terms = terms
 
     async def set_shipping_address(
         self, *, merchant_id: str, order_id: str, address: Address, caller: Caller
@@ -46,17 +70,23 @@ class Shipments:
     async def ship(
         self, *, merchant_id: str, order_id: str, carrier: str, tracking_number: str, caller: Caller
     ) -> Order:
-        """Marks a paid order as handed to a carrier; the same parcel again changes nothing.
+        """Marks a paid order as handed to a carrier; the same parcel again changes nothing. Held
+        money is captured before, where its merchant wants that.
 
         Raises:
             OrderNotFound: there is none in the caller's shop. OrderStateInvalid: it is not paid, or
                 went with another parcel.
-            FullRefundOpen: everything it cost is being refunded. CaptureFirst: its money is held,
-                and the shop captures it before it ships.
+            FullRefundOpen: everything it cost is being refunded.
+            CaptureFirst: its money is held, and the merchant captures it before it ships.
+            CaptureInProgress, CaptureRefused: its money is not here, and nothing is shipped.
         """
-        order = await self._db.run(
-            self._ship, merchant_id, order_id, (carrier, tracking_number), caller
-        )
+        parcel = (carrier, tracking_number)
+        order = await self._db.run(self._ship, merchant_id, order_id, parcel, caller)
+        if order.held is not None:
+            captured = await self._capture(order, order.held.payment_id)
+            order = await self._db.run(
+                self._ship, merchant_id, order_id, parcel, caller, captured=captured
+            )
         failpoint("order.ship.after_commit")
         return order
 
@@ -122,6 +152,24 @@ class Shipments:
             )
         return after
 
+    async def _capture(self, order: Order, payment_id: str) -> PaymentSnapshot:
+        """The payment after its whole hold was captured. The key is bound to the payment: a
+        repetition of any ShipOrder, also after a crash, captures once.
+        """
+        if not (await self._terms.of(order.merchant_id)).policy.ships_on_authorized:
+            raise CaptureFirst(payment_id=payment_id)
+        try:
+            payment = await self._service.capture_payment(
+                payment_id=payment_id, key=f"ship:{payment_id}"
+            )
+        except RemoteError as error:
+            if error.is_definite and error.reason != CAPTURE_UNDER_WAY:
+                raise CaptureRefused(payment_id=payment_id, refusal=error.reason) from error
+            raise _in_progress(payment_id) from error
+        if not payment.has_money:
+            raise _in_progress(payment_id)
+        return payment
+
     async def _ship(
         self,
         tx: AsyncConnection,
@@ -129,7 +177,10 @@ class Shipments:
         order_id: str,
         parcel: tuple[str, str],
         caller: Caller,
+        *,
+        captured: PaymentSnapshot | None = None,
     ) -> Order:
+        """Ships an order. One whose money is held is returned as it is, unless it was captured."""
         carrier, tracking_number = parcel
         now = self._clock.now()
         order = await orders.load_order(
@@ -137,8 +188,11 @@ class Shipments:
         )
         if order.state is OrderState.SHIPPED and (order.carrier, order.tracking_number) == parcel:
             return order
-        if order.state is OrderState.PENDING_PAYMENT and order.held is not None:
-            raise CaptureFirst(payment_id=order.held.payment_id)
+        if captured is not None:
+            cause = Cause(event_id=self._journal.cause(caller).event_id, operator=PAYMENT_RPC)
+            order = (await self._applier.apply(tx, order, captured, cause=cause, at=now)).order
+        elif order.state is OrderState.PENDING_PAYMENT and order.held is not None:
+            return order
         shipped = order.ship(carrier=carrier, tracking_number=tracking_number, at=now)
         of_sale = sale_refunds(order, await refunds.refunds_of(tx, order))
         if is_full_refund_open(order, of_sale):
@@ -176,3 +230,7 @@ class Shipments:
             make_event=order_completed,
         )
         return completed
+
+
+def _in_progress(payment_id: str) -> CaptureInProgress:
+    return CaptureInProgress(payment_id=payment_id, retry_after_seconds=RETRY_SECONDS)

@@ -148,6 +148,9 @@ class ScriptedPayments:
     close_answer: CloseAnswer = CLOSED
     refund_refusal: RemoteError | None = None
     closes: list[tuple[str, str]] = field(default_factory=list)  # (order_id, op_id)
+    # of held money; None: it moves
+    capture_answer: PaymentSnapshot | RemoteError | None = None
+    captures: list[tuple[str, str]] = field(default_factory=list)  # (payment_id, key)
     let_go: list[bool] = field(default_factory=list)  # of each close, whether held money too
     forgotten: list[tuple[str, str]] = field(default_factory=list)  # (merchant_id, order_id)
     # what it took, by request_id
@@ -177,6 +180,13 @@ class ScriptedPayments:
             "reason": reason,
         }
         return self.refund_id(request_id)
+
+    async def capture_payment(self, *, payment_id: str, key: str) -> PaymentSnapshot:
+        self._reach()
+        self.captures.append((payment_id, key))
+        if isinstance(self.capture_answer, RemoteError):
+            raise self.capture_answer
+        return self.capture_answer or snapshot(payment_id)
 
     async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
         self._reach()

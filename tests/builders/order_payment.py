@@ -24,6 +24,7 @@ from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import MONEY, Payment, PaymentState
 from payment_rpc.servicer.messages import payment_message
 from payment_rpc.tables import PAYMENT, REFUND
+from payment_rpc.usecases.captures import CapturePayment
 from payment_rpc.usecases.payment_requests import CreatePayment
 from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
@@ -56,6 +57,18 @@ class PaymentsInProcess:
         return CloseAnswer(
             result=CloseResult(closed.result.value), payment=payment, retry_after_seconds=1
         )
+
+    async def capture_payment(self, *, payment_id: str, key: str) -> PaymentSnapshot:
+        self._reach()
+        try:
+            payment = await self._world.app.captures.capture_payment(
+                CapturePayment(payment_id=payment_id, amount=RequestedAmount(""), key=key),
+                ORDER_RPC,
+            )
+        except MeshError as error:
+            raise over_the_wire(error) from error
+        self._answer()
+        return snapshot_of(payment)
 
     async def erase_customer(self, *, merchant_id: str, order_id: str) -> None:
         self._reach()
@@ -236,7 +249,7 @@ async def joined_world(
     async with payment_world(payment_url, order_url, folder, redis=redis) as money:
         neighbour = PaymentsInProcess(money)
         scripted = money.order_side.payment_rpc
-        for name in ("close_payment", "create_refund", "create_payment"):
+        for name in ("close_payment", "create_refund", "create_payment", "capture_payment"):
             setattr(scripted, name, getattr(neighbour, name))
         money.order_side.policies.update(policies or {})
         yield JoinedWorld(money=money, payment_rpc=neighbour)

@@ -112,6 +112,7 @@ async def test_settings_come_back_as_they_were_sent(shops: MerchantWorld, server
         payment_window_minutes=15,
         integer_amounts=merchant_pb2.INTEGER_AMOUNTS_MINOR,
         channels=["sandbox"],
+        ship_on_authorized=True,
     )
     written = await servers.call(
         "UpdateSettings", owner, merchant_id="acme", settings=sent, read_version=0, reason="a sale"

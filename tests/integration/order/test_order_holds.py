@@ -5,13 +5,23 @@ cancel that came too late, and closes by itself when the hold ends. payment_rpc 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
+from mesh.errors import UpstreamUnavailable
 from order_rpc.audit.explain import explain_order
-from order_rpc.domain.errors import CaptureFirst, MoneyHeld, OrderAlreadyPaid
+from order_rpc.domain.errors import (
+    CaptureFirst,
+    CaptureInProgress,
+    CaptureRefused,
+    MoneyHeld,
+    OrderAlreadyPaid,
+    OrderStateInvalid,
+)
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import Disposition
+from order_rpc.domain.policy import MerchantPolicy
 from tests.builders.order import (
     ADMIN,
     CLOSED,
@@ -21,6 +31,7 @@ from tests.builders.order import (
     already_paid,
     held_snapshot,
     merchant,
+    refusal,
     snapshot,
     still_held,
 )
@@ -260,6 +271,14 @@ async def test_a_repeated_createorder_answers_the_deadline_of_the_first(
 # --- shipping -------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+async def trusting(app: OrderApp, order: Order) -> OrderApp:
+    """A shop that ships on held money, with an order whose money is held."""
+    app.policies["mall"] = MerchantPolicy(ships_on_authorized=True)
+    await hold(app, order)
+    return app
+
+
 async def test_a_held_order_is_not_shipped_before_its_shop_has_captured(
     app: OrderApp, order: Order
 ) -> None:
@@ -267,6 +286,61 @@ async def test_a_held_order_is_not_shipped_before_its_shop_has_captured(
     with pytest.raises(CaptureFirst) as refused:
         await app.ship(order)
     assert refused.value.metadata == {"payment_id": "PAY1"}
-    assert (await app.load(order)).state is S.PENDING_PAYMENT
+    assert (app.payment_rpc.captures, (await app.load(order)).state) == ([], S.PENDING_PAYMENT)
     await app.tell(order, snapshot(version=3))
     assert (await app.ship(order)).state is S.SHIPPED
+
+
+async def test_a_shop_that_ships_on_held_money_has_it_captured_first(
+    trusting: OrderApp, order: Order
+) -> None:
+    shipped = await trusting.ship(order)
+    assert (shipped.state, shipped.paid_payment_id, shipped.held) == (S.SHIPPED, "PAY1", None)
+    assert await trusting.steps(order) == ["CREATE", "HOLD", "PAY", "SHIP"]
+    assert await trusting.stock() == (99, 0, 1)
+    assert await trusting.ship(order) == shipped  # the same parcel again
+    assert trusting.payment_rpc.captures == [("PAY1", "ship:PAY1")]
+    told = await trusting.tell(order, snapshot(version=3))  # the message arrives after it
+    assert told.disposition is Disposition.APPLIED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        snapshot(version=2, state="AUTHORIZED", captured="0"),
+        refusal("PAYMENT_IN_PROGRESS"),
+        UpstreamUnavailable("no answer"),
+    ],
+    ids=["unknown", "another capture", "no answer"],
+)
+async def test_nothing_is_shipped_while_the_outcome_of_the_capture_is_unknown(
+    trusting: OrderApp, order: Order, answer: Any
+) -> None:
+    trusting.payment_rpc.capture_answer = answer
+    with pytest.raises(CaptureInProgress) as refused:
+        await trusting.ship(order)
+    assert refused.value.retry_after_seconds
+    assert (await trusting.load(order)).state is S.PENDING_PAYMENT
+    trusting.payment_rpc.capture_answer = None
+    assert (await trusting.ship(order)).state is S.SHIPPED
+    assert len({key for _, key in trusting.payment_rpc.captures}) == 1
+
+
+async def test_nothing_is_shipped_when_the_capture_is_refused(
+    trusting: OrderApp, order: Order
+) -> None:
+    trusting.payment_rpc.capture_answer = refusal("CARD_DECLINED")
+    with pytest.raises(CaptureRefused) as refused:
+        await trusting.ship(order)
+    assert refused.value.metadata == {"payment_id": "PAY1", "refusal": "CARD_DECLINED"}
+    assert (await trusting.load(order)).state is S.PENDING_PAYMENT
+
+
+async def test_an_order_that_is_being_cancelled_is_not_captured_for_shipping(
+    trusting: OrderApp, order: Order
+) -> None:
+    trusting.payment_rpc.close_answer = CLOSING
+    await trusting.cancel(order, caller=merchant())
+    with pytest.raises(OrderStateInvalid):
+        await trusting.ship(order)
+    assert trusting.payment_rpc.captures == []

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from mesh.call import Caller, Role
 from mesh.errors import MeshError
 from mesh.money import RequestedAmount
 from mesh.outbox import OUTBOX
-from order_rpc.domain.errors import MoneyHeld
+from order_rpc.domain.errors import CaptureInProgress, MoneyHeld
 from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.policy import MerchantPolicy
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.usecases.captures import CapturePayment
 from tests.builders.holding_channel import HOLD, HoldingChannel, begin_held, held_payment, holding
@@ -168,3 +170,51 @@ async def test_of_all_that_happens_to_a_held_order_one_thing_wins(
         ends[order.state] += 1
         assert await world.problems(order) == []
     assert set(ends) <= {S.PAID, S.CANCELLED}
+
+
+async def test_a_shipment_whose_answer_was_lost_captures_once(
+    world: JoinedWorld, channel: HoldingChannel
+) -> None:
+    world.orders.policies["mall"] = MerchantPolicy(ships_on_authorized=True)
+    order = await world.money.order()
+    await held_payment(world.money, channel, order)
+    await world.settle(rounds=1)
+    world.payment_rpc.lose_answers = True  # as if order_rpc had died after the capture
+    with pytest.raises(CaptureInProgress):
+        await world.orders.ship(order)
+    world.payment_rpc.lose_answers = False
+    shipped = await world.orders.ship(order)
+    assert (shipped.state, len(channel.captures)) == (S.SHIPPED, 1)
+    await world.settle()
+    assert (await world.money.payment(shipped.paid_payment_id)).state is PaymentState.SUCCESS
+
+
+async def test_of_a_shipment_and_a_cancel_exactly_one_wins(
+    world: JoinedWorld, channel: HoldingChannel, rounds: Callable[[int, int], int]
+) -> None:
+    world.orders.policies["mall"] = MerchantPolicy(ships_on_authorized=True)
+    chance, ends = random.Random(5), Counter[OrderState]()
+    for _ in range(rounds(6, 1000)):
+        order = await world.money.order()
+        payment = await held_payment(world.money, channel, order)
+        await world.settle(rounds=1)
+
+        async def later(work: Callable[[], Any]) -> None:
+            for _ in range(chance.randrange(60)):
+                await asyncio.sleep(0)
+            with suppress(MeshError):
+                await work()
+
+        await asyncio.gather(
+            later(lambda order=order: world.orders.ship(order)),  # type: ignore[misc]
+            later(lambda order=order: world.orders.cancel(order, caller=merchant())),  # type: ignore[misc]
+        )
+        await world.settle()
+        end, left = await world.orders.load(order), await world.money.payment(payment.payment_id)
+        ends[end.state] += 1
+        assert (end.state, left.state) in (
+            (S.SHIPPED, PaymentState.SUCCESS),
+            (S.PAID, PaymentState.SUCCESS),  # captured for a shipment that found a cancel
+            (S.CANCELLED, PaymentState.CLOSED),
+        )
+    assert set(ends) & {S.SHIPPED, S.CANCELLED}

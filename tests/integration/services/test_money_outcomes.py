@@ -221,6 +221,7 @@ def test_every_method_with_effects_says_whether_it_moves_money() -> None:
         "PayOrder",
         "RefundOrder",
         "ApproveRefund",
+        "ShipOrder",
     }
 
 
@@ -321,7 +322,7 @@ async def test_whatever_is_refused_before_a_method_begins_moved_nothing(tmp_path
         tokens = servers.tokens
         everybody = [tokens.bearer("user", "merchant", "admin")]
         methods = [method for service in SERVICES for method in money_methods(service)]
-        assert len(methods) == 16
+        assert len(methods) == 17
         for method in methods:
             admitted = (
                 [tokens.caller("order_rpc", "payment_rpc")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ FULL = ShopSettings(
     payment_window_minutes=15,
     integer_amounts=IntegerAmounts.MINOR,
     channels=("sandbox",),
+    ship_on_authorized=True,
 )
 
 
@@ -38,6 +41,9 @@ def test_what_is_stored_is_read_as_it_was(settings: ShopSettings) -> None:
     settings.check()
     assert ShopSettings.from_body(settings.body()) == settings
     assert settings.body().isascii()
+    older = {**json.loads(settings.body())}
+    del older["ship_on_authorized"]  # versions of before lack it
+    assert ShopSettings.from_body(json.dumps(older)) == replace(settings, ship_on_authorized=False)
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,14 @@ def test_what_is_not_set_is_the_default_and_what_is_set_counts() -> None:
     settings = M.Settings(
         late_money=M.LATE_MONEY_ALWAYS_REFUND,
         payment_window_minutes=90,
+        ship_on_authorized=True,
         shipping=[M.AmountRule(currency="JPY", amount="500", threshold="9000")],
         discount=[M.AmountRule(currency="CNY", amount="1.50")],
     )
     terms = said(settings=settings)
     assert terms.payment_window == timedelta(minutes=90)
     assert terms.policy.revives_if_stock is False
+    assert (terms.policy.ships_on_authorized, said().policy.ships_on_authorized) == (True, False)
     assert terms.policy.shipping == {
         "JPY": PriceRule(amount=Money(500, "JPY"), threshold=Money(9000, "JPY"))
     }

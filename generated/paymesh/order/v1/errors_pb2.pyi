@@ -76,6 +76,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Money is held for the order: to the shop it is a promise, and only the shop lets it go. Metadata has the payment id."""
     ERROR_REASON_CAPTURE_FIRST: _ErrorReason.ValueType  # 26
     """The money of the order is held, and its shop ships what is captured only. Metadata has the payment id."""
+    ERROR_REASON_CAPTURE_IN_PROGRESS: _ErrorReason.ValueType  # 27
+    """The money of the order is being captured, and its outcome is not known yet. Call again after `retry_after`."""
+    ERROR_REASON_CAPTURE_REFUSED: _ErrorReason.ValueType  # 28
+    """The held money of the order could not be captured: nothing moved by this call, and nothing is shipped. Metadata has payment_rpc's reason."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of order_rpc."""
@@ -134,4 +138,8 @@ ERROR_REASON_MONEY_HELD: ErrorReason.ValueType  # 25
 """Money is held for the order: to the shop it is a promise, and only the shop lets it go. Metadata has the payment id."""
 ERROR_REASON_CAPTURE_FIRST: ErrorReason.ValueType  # 26
 """The money of the order is held, and its shop ships what is captured only. Metadata has the payment id."""
+ERROR_REASON_CAPTURE_IN_PROGRESS: ErrorReason.ValueType  # 27
+"""The money of the order is being captured, and its outcome is not known yet. Call again after `retry_after`."""
+ERROR_REASON_CAPTURE_REFUSED: ErrorReason.ValueType  # 28
+"""The held money of the order could not be captured: nothing moved by this call, and nothing is shipped. Metadata has payment_rpc's reason."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

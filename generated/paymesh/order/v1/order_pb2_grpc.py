@@ -203,7 +203,8 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShipOrder(self, request, context):
-        """Hands a paid order to a carrier. Refused while all of its money is on its way back, and with CAPTURE_FIRST while its money is only held.
+        """Hands a paid order to a carrier. Refused while all of its money is on its way back. An order whose money is held is refused with CAPTURE_FIRST,
+        or its money is captured first where the shop's setting ship_on_authorized says so; nothing is shipped before the money has moved.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -63,7 +63,9 @@ class OrderServiceStub:
     ListOrderRefunds: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrderRefundsRequest, _order_pb2.ListOrderRefundsResponse]
     """Lists every refund of an order, oldest first."""
     ShipOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ShipOrderRequest, _order_pb2.ShipOrderResponse]
-    """Hands a paid order to a carrier. Refused while all of its money is on its way back, and with CAPTURE_FIRST while its money is only held."""
+    """Hands a paid order to a carrier. Refused while all of its money is on its way back. An order whose money is held is refused with CAPTURE_FIRST,
+    or its money is captured first where the shop's setting ship_on_authorized says so; nothing is shipped before the money has moved.
+    """
     CompleteOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CompleteOrderRequest, _order_pb2.CompleteOrderResponse]
     """Says that an order arrived."""
     SetShippingAddress: _grpc.UnaryUnaryMultiCallable[_order_pb2.SetShippingAddressRequest, _order_pb2.SetShippingAddressResponse]
@@ -110,7 +112,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     ListOrderRefunds: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrderRefundsRequest, _order_pb2.ListOrderRefundsResponse]  # type: ignore[assignment]
     """Lists every refund of an order, oldest first."""
     ShipOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ShipOrderRequest, _order_pb2.ShipOrderResponse]  # type: ignore[assignment]
-    """Hands a paid order to a carrier. Refused while all of its money is on its way back, and with CAPTURE_FIRST while its money is only held."""
+    """Hands a paid order to a carrier. Refused while all of its money is on its way back. An order whose money is held is refused with CAPTURE_FIRST,
+    or its money is captured first where the shop's setting ship_on_authorized says so; nothing is shipped before the money has moved.
+    """
     CompleteOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CompleteOrderRequest, _order_pb2.CompleteOrderResponse]  # type: ignore[assignment]
     """Says that an order arrived."""
     SetShippingAddress: _aio.UnaryUnaryMultiCallable[_order_pb2.SetShippingAddressRequest, _order_pb2.SetShippingAddressResponse]  # type: ignore[assignment]
@@ -226,7 +230,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.ShipOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.ShipOrderResponse, _abc.Awaitable[_order_pb2.ShipOrderResponse]]:
-        """Hands a paid order to a carrier. Refused while all of its money is on its way back, and with CAPTURE_FIRST while its money is only held."""
+        """Hands a paid order to a carrier. Refused while all of its money is on its way back. An order whose money is held is refused with CAPTURE_FIRST,
+        or its money is captured first where the shop's setting ship_on_authorized says so; nothing is shipped before the money has moved.
+        """
 
     @_abc_1.abstractmethod
     def CompleteOrder(
