@@ -201,6 +201,8 @@ _TABLE: Final[Mapping[str, str]] = {
     "is of the other mode": "与商户的模式不一致",
     "is of the other mode; accounts of this merchant are {0}": "模式不一致，该商户的账户为 {0}",
     "is {0} and takes no new payments": "状态为 {0}，不接受新的支付",
+    "needs {0} seconds": "需要 {0} 秒",
+    "the channel gives back {0}, and no part of it": "该渠道只能全额退款 {0}",
     "the channel does not take {0}": "该渠道不支持 {0}",
     "the channel takes multiples of {0} only": "该渠道的金额须为 {0} 的倍数",
     "the channel takes no less than {0}": "该渠道的金额不能小于 {0}",

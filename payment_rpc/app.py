@@ -212,7 +212,7 @@ class PaymentApp:
             sending=PaymentSending(channels=registry, steps=steps, limits=limits, terms=terms),
             terms=terms,
         )
-        self.refund_start = RefundStart(db=db, clock=clock, ids=ids, lease=lease)
+        self.refund_start = RefundStart(db=db, clock=clock, ids=ids, channels=registry, lease=lease)
         self.refunds = Refunds(
             db=db,
             clock=clock,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import time, timedelta
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,8 @@ from mesh.money import Money
 from payment_rpc.domain.statement import ChannelDay
 
 UTC_DAY = ChannelDay(time_zone=ZoneInfo("UTC"), cut_off=time(0))
+# A channel counts the life of an attempt from when our request has arrived.
+ON_THE_WAY = timedelta(seconds=10)
 
 
 class Close(StrEnum):
@@ -115,6 +117,23 @@ class Capabilities:
     statement_day: ChannelDay = UTC_DAY
     statement_ready: timedelta = timedelta()
     fee_known: FeeKnown = FeeKnown.NONE
+
+    def may_repeat(self, *, since: datetime, at: datetime) -> bool:
+        """Whether a call that may move money can be repeated under its key, which was used at
+        `since` or later for the first time. Afterwards it could move money once more.
+        """
+        return self.resend_window is None or at < since + self.resend_window
+
+    def end_of_attempt(self, wanted: datetime, *, at: datetime) -> datetime | None:
+        """When an attempt that begins at `at` ends at the channel, `wanted` or earlier; None: the
+        channel takes no attempt that ends so soon.
+        """
+        if self.expires is None:
+            return wanted
+        shortest, longest = self.expires
+        if wanted < at + shortest + ON_THE_WAY:
+            return None
+        return min(wanted, at + longest)
 
     def problem_with(self, amount: Money) -> str:
         """Why the channel does not take an amount, for the caller; "" when it takes it."""

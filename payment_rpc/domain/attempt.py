@@ -74,6 +74,8 @@ ATTEMPT_STATES = StateMachine(
     "are open: the channel is asked until they end, and the clock never ends one.",
 )
 
+# a manual review: a call that may have moved money is not repeated, its key may be forgotten
+KEY_EXPIRED = "KEY_EXPIRED"
 LEASE_MAX = timedelta(minutes=10)  # the longest that a deployment may choose
 
 # Pauses between queries of an attempt without a result (docs/protocols.md 1). The last one repeats

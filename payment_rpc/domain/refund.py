@@ -180,6 +180,10 @@ class Refund:
             self._changed(at), state=state, lease_until=at + lease, next_query_at=at + lease
         )
 
+    def wait(self, *, until: datetime, at: datetime) -> Refund:
+        """It is not sent before `until`: its channel wants time between two refunds."""
+        return replace(self._changed(at), next_query_at=until)
+
     def postpone_query(self, *, at: datetime) -> Refund:
         """The channel is queried now. The next query follows after the pause of the schedule."""
         pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.times import rfc3339
 from payment_rpc.channels import Channel
-from payment_rpc.channels.capabilities import Instrument
+from payment_rpc.channels.capabilities import ON_THE_WAY, Instrument
 from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.channel_account import AccountMode, is_account_id
-from payment_rpc.domain.errors import ChannelNotSupported
+from payment_rpc.domain.errors import ChannelNotSupported, OrderNotPayable
 from payment_rpc.domain.merchant_terms import TEST_CHANNEL
+from payment_rpc.domain.order import OrderToPay
 from payment_rpc.store.channel_accounts import StoredAccount
 from payment_rpc.usecases.account_channels import AccountChannels
 
@@ -39,6 +42,24 @@ class ChosenChannel:
         """Raises InvalidArgument when the channel cannot hold money for a later capture."""
         if not self.channel.capabilities.authorize:
             raise InvalidArgument.of("capture", "the channel cannot hold money")
+
+    def within_its_life(self, order: OrderToPay, *, at: datetime) -> OrderToPay:
+        """The order with the deadline that its payment gets: that of the order, or earlier where
+        the channel lets an attempt live no longer.
+
+        Raises:
+            OrderNotPayable: the channel takes nothing that ends so soon.
+        """
+        capabilities = self.channel.capabilities
+        ends_at = capabilities.end_of_attempt(order.expires_at, at=at)
+        if ends_at is None and capabilities.expires is not None:
+            needed = round((capabilities.expires[0] + ON_THE_WAY).total_seconds())
+            raise OrderNotPayable(
+                f"channel: it takes payments that have {needed} seconds at least, and the order "
+                f"ends at {rfc3339(order.expires_at)}",
+                fields={"channel": f"needs {needed} seconds"},
+            )
+        return order if ends_at is None else replace(order, expires_at=ends_at)
 
 
 class ChannelChoice:

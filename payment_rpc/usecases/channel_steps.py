@@ -4,17 +4,21 @@ our intention to take the step that is ours (docs/protocols.md 1).
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
-from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from mesh.logs import get_logger
+from payment_rpc.channels.capabilities import Capabilities
+from payment_rpc.domain.attempt import KEY_EXPIRED, OPEN, Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import PaymentState
-from payment_rpc.store import attempts, payments
+from payment_rpc.store import attempts, ledger, payments
+
+log = get_logger()
 
 
 class ChannelSteps:
@@ -37,13 +41,14 @@ class ChannelSteps:
         await self._db.run(self._remember, attempt, ref)
         failpoint("payment.channel.after_remember")
 
-    async def begin_step(self, attempt: Attempt) -> Attempt | None:
+    async def begin_step(self, attempt: Attempt, capabilities: Capabilities) -> Attempt | None:
         """Commits that we take the step of an attempt that is ours, and leases it meanwhile. None
         when the step may not be taken: the attempt has a result, somebody else is at it, or its
         payment is being closed and no step was begun before. One that was begun may have moved
-        money, so it is repeated to learn its result.
+        money, so it is repeated to learn its result, as long as the channel knows its key. After
+        that a person looks at it.
         """
-        begun = await self._db.run(self._begin_step, attempt)
+        begun = await self._db.run(self._begin_step, attempt, capabilities)
         if begun is not None:
             failpoint("payment.channel.after_intention")
         return begun
@@ -89,7 +94,9 @@ class ChannelSteps:
                 tx, present.remember(ref, at=now), read_version=present.version
             )
 
-    async def _begin_step(self, tx: AsyncConnection, seen: Attempt) -> Attempt | None:
+    async def _begin_step(
+        self, tx: AsyncConnection, seen: Attempt, capabilities: Capabilities
+    ) -> Attempt | None:
         now = self._clock.now()
         payment = await payments.lock_payment(tx, seen.payment_id)
         present = await attempts.get_attempt(tx, seen.attempt_id)
@@ -98,6 +105,27 @@ class ChannelSteps:
         )
         if not may_step or present.state not in OPEN or present.has_call_under_way(now):
             return None
+        if present.steps > 0 and not capabilities.may_repeat(since=present.created_at, at=now):
+            await ask_a_person(
+                tx,
+                payment_id=present.payment_id,
+                subject=present.attempt_id,
+                detail=f"a step of {present.amount} has no result",
+                at=now,
+            )
+            return None
         begun = present.begin_step(lease=self._lease, at=now)
         await attempts.save_attempt(tx, begun, read_version=present.version)
         return begun
+
+
+async def ask_a_person(
+    tx: AsyncConnection, *, payment_id: str, subject: str, detail: str, at: datetime
+) -> None:
+    """Opens a manual review of a call that may have moved money and is not repeated: its channel
+    may have forgotten its key, and then it would move money once more.
+    """
+    log.error("attention", alert=True, kind=KEY_EXPIRED, payment_id=payment_id, subject=subject)
+    await ledger.open_manual_review(
+        tx, kind=KEY_EXPIRED, payment_id=payment_id, subject=subject, detail=detail, at=at
+    )

@@ -187,7 +187,11 @@ class PaymentCompletion:
             return payment
         is_unknown = await self._polling.is_unknown_to_channel(attempt)
         payment, attempt = await self._db.read(payment_and_open_attempt, payment_id)
-        if attempt is not None and (is_unknown or _lacks_its_page(payment, attempt)):
+        if (
+            attempt is not None
+            and (is_unknown or _lacks_its_page(payment, attempt))
+            and await self._polling.may_repeat(attempt)
+        ):
             renewed = await self._start.renew(payment, attempt)
             if renewed is not None:
                 return await self._send(payment, renewed, send, first_send=False)

@@ -282,6 +282,7 @@ class Payments:
             order.check(user_id=user_id, amount=command.amount, now=self._clock.now())
             if chosen is not None:
                 chosen.require_amount(order.amount)
+                order = chosen.within_its_life(order, at=self._clock.now())
         except MeshError:
             # A call with the same key may have begun, and even paid, since our first look. Then
             # this call is its repetition.

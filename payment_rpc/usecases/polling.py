@@ -99,6 +99,11 @@ class Polling:
         await self._channel_results.apply(fact)
         return False
 
+    async def may_repeat(self, attempt: Attempt) -> bool:
+        """Whether the channel still knows the key of an attempt, so that it can be sent again."""
+        able = (await self._channels.get(attempt.channel)).capabilities
+        return able.may_repeat(since=attempt.created_at, at=self._clock.now())
+
     async def close(self, attempt: Attempt) -> Applied:
         """Closes the attempt in the way that its channel allows, and applies the answer: CLOSED,
         how it ended before, or nothing while it can still be paid.
@@ -147,7 +152,7 @@ class Polling:
         self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
     ) -> Applied:
         """Takes the step that is ours, unless it may not be taken or somebody is at it."""
-        begun = await self._steps.begin_step(attempt)
+        begun = await self._steps.begin_step(attempt, channel.capabilities)
         if begun is not None:
             fact = await scan_log.run(
                 ScanAction.ADVANCE,
@@ -221,7 +226,12 @@ class Polling:
             return await self._close_here(present, "no step of ours was taken", scan_log)
         fact = await scan_log.run(ScanAction.QUERY, self._ask(channel, present))
         if fact.is_our_turn:
-            return await self._advance(channel, present, fact, scan_log)
+            now = self._clock.now()
+            if channel.capabilities.may_repeat(since=present.created_at, at=now):
+                return await self._advance(channel, present, fact, scan_log)
+            # it was not taken, and its channel may have forgotten its key
+            scan_log.add_decision(ScanAction.CLOSE, "PROMISED")
+            return await self._close_here(present, "its step is not repeated", scan_log)
         if fact.status is ChannelStatus.NOT_FOUND:
             return await self._close_after_grace(channel, present, scan_log)
         return await self._channel_results.apply(fact, steps=scan_log.steps)

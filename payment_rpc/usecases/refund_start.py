@@ -4,7 +4,7 @@ reservation and the idempotency record, before any channel is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -18,8 +18,14 @@ from mesh.errors import IdempotencyKeyReused
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import Money, RequestedAmount
+from payment_rpc.channels.capabilities import Capabilities
+from payment_rpc.channels.refund_limits import require_refundable, wait_until
+from payment_rpc.channels.registry import Channels
 from payment_rpc.domain import ledger as bookings
+from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import (
+    ChannelNotSupported,
+    ChannelUnavailable,
     CurrencyMismatch,
     PaymentNotFound,
     RefundLimitReached,
@@ -62,10 +68,13 @@ class StartedRefund:
 class RefundStart:
     """Writes refunds that are about to be sent."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, lease: timedelta) -> None:
+    def __init__(
+        self, *, db: Database, clock: Clock, ids: Ids, channels: Channels, lease: timedelta
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
+        self._channels = channels
         self._lease = lease
 
     async def start(self, command: CreateRefund, caller: Caller) -> StartedRefund:
@@ -73,13 +82,42 @@ class RefundStart:
 
         Raises:
             PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached,
-            CurrencyMismatch, InvalidArgument, IdempotencyKeyReused:
+            CurrencyMismatch, InvalidArgument, IdempotencyKeyReused, ChannelUnavailable:
                 nothing was reserved.
         """
-        return await self._db.run(self._reserve, command, caller)
+        payment = await self._db.read(payments.read_payment, command.payment_id)
+        allows = await self._what_is_allowed(payment.channel)
+        return await self._db.run(self._reserve, command, caller, allows)
+
+    async def require_allowed(self, payment: Payment, amount: Money) -> None:
+        """Refuses what the channel would never give back; nothing while the channel cannot be
+        opened.
+
+        Raises:
+            RefundNotAllowed, RefundLimitReached, InvalidArgument.
+        """
+        allows = await self._what_is_allowed(payment.channel)
+        if isinstance(allows, ChannelUnavailable):
+            return
+        await self._db.read(self._allowed, payment, amount, allows)
+
+    async def _what_is_allowed(self, channel: str) -> Capabilities | ChannelUnavailable | None:
+        """What the channel of a payment can, or why nobody knows; None for a wallet. A repeated
+        call gets its answer all the same.
+        """
+        if channel == WALLET:
+            return None
+        try:
+            return (await self._channels.get(channel)).capabilities
+        except (ChannelNotSupported, ChannelUnavailable) as problem:
+            return ChannelUnavailable(problem.message)
 
     async def _reserve(
-        self, tx: AsyncConnection, command: CreateRefund, caller: Caller
+        self,
+        tx: AsyncConnection,
+        command: CreateRefund,
+        caller: Caller,
+        allows: Capabilities | ChannelUnavailable | None,
     ) -> StartedRefund:
         now = self._clock.now()
         payment = await payments.lock_payment(tx, command.payment_id)
@@ -99,6 +137,8 @@ class RefundStart:
         earlier = await self._find_earlier(tx, command, payment, idempotency_key, fingerprint)
         if earlier is not None:
             return StartedRefund(refund=earlier, is_new=False)
+        if isinstance(allows, ChannelUnavailable):
+            raise allows
         if command.amount.currency not in ("", payment.amount.currency):
             problem = f"the payment is in {payment.amount.currency}"
             raise CurrencyMismatch(
@@ -107,7 +147,7 @@ class RefundStart:
         reserved, amount = reserve(payment, wanted(command.amount, payment), at=now)
         if await refunds.count_asked_for(tx, payment.payment_id) >= REFUNDS_MAX:
             raise RefundLimitReached(payment_id=payment.payment_id, limit=REFUNDS_MAX)
-        refund = await self._start_refund(tx, command, payment, amount)
+        refund = await self._start_refund(tx, command, payment, amount, allows)
         await add_refund(
             tx,
             reserved,
@@ -127,23 +167,44 @@ class RefundStart:
         return StartedRefund(refund=refund, is_new=True)
 
     async def _start_refund(
-        self, tx: AsyncConnection, command: CreateRefund, payment: Payment, amount: Money
+        self,
+        tx: AsyncConnection,
+        command: CreateRefund,
+        payment: Payment,
+        amount: Money,
+        allows: Capabilities | None,
     ) -> Refund:
-        attempt_id = await attempts.capturing_attempt(tx, payment)
-        if attempt_id is None:
-            raise RefundNotAllowed(payment_id=payment.payment_id)
         now = self._clock.now()
-        return Refund.start(
+        capture, earlier = await self._allowed(tx, payment, amount, allows)
+        refund = Refund.start(
             payment,
             refund_id=self._ids.new("RF"),
-            attempt_id=attempt_id,
+            attempt_id=capture.attempt_id,
             channel=payment.channel,
             amount=amount,
             reason=command.reason,
             request_id=command.request_id,
             automatic=payment.disposition is not None and payment.disposition.is_refusal,
             at=now,
-        ).submit(lease=self._lease, at=now)
+        )
+        waits = None if allows is None else wait_until(allows, refund, refunds=earlier, at=now)
+        if waits is not None:
+            return refund.wait(until=waits, at=now)
+        return refund.submit(lease=self._lease, at=now)
+
+    async def _allowed(
+        self, tx: AsyncConnection, payment: Payment, amount: Money, allows: Capabilities | None
+    ) -> tuple[Attempt, Sequence[Refund]]:
+        """The capture that a refund gives back, and the refunds of the payment so far."""
+        attempt_id = await attempts.capturing_attempt(tx, payment)
+        if attempt_id is None:
+            raise RefundNotAllowed(payment_id=payment.payment_id)
+        capture = await attempts.get_attempt(tx, attempt_id)
+        earlier = await refunds.refunds_of(tx, payment.payment_id)
+        if allows is not None:
+            now = self._clock.now()
+            require_refundable(allows, capture, amount, refunds=earlier, at=now)
+        return capture, earlier
 
     async def _find_earlier(
         self,

@@ -2,7 +2,8 @@
 completes what a crash or a lost answer left.
 
 A refund is reserved and committed first. Then the channel is called, and its answer is applied. The
-worker goes on under the same refund id.
+worker goes on under the same refund id. A channel may want time between two refunds of a capture:
+then the later one waits in CREATED, and the worker sends it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from mesh.logs import get_logger
 from mesh.money import Money, RequestedAmount
 from mesh.worker import each
 from payment_rpc.cache import PaymentCache
+from payment_rpc.channels.capabilities import Capabilities
+from payment_rpc.channels.refund_limits import wait_until
 from payment_rpc.channels.registry import Channels
 from payment_rpc.channels.requests import CapturedAttempt
 from payment_rpc.domain.errors import RefundFailed
@@ -32,6 +35,7 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.scan import ScanAction, ScanStep
 from payment_rpc.store import attempts, ledger, payments, refunds
 from payment_rpc.tables import REFUND
+from payment_rpc.usecases.channel_steps import ask_a_person
 from payment_rpc.usecases.refund_results import RefundResults
 from payment_rpc.usecases.refund_start import CreateRefund, RefundStart, wanted
 
@@ -69,11 +73,11 @@ class Refunds:
 
     async def create_refund(self, command: CreateRefund, caller: Caller) -> Refund:
         """Reserves a refund, submits it and returns it as it is then; the same request again
-        returns the same refund.
+        returns the same refund. CREATED: it waits until the channel takes one more.
 
         Raises:
             PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached,
-            CurrencyMismatch, InvalidArgument, IdempotencyKeyReused:
+            CurrencyMismatch, InvalidArgument, IdempotencyKeyReused, ChannelUnavailable:
                 nothing was reserved.
             RefundFailed: the channel refused it; the reservation is free again.
         """
@@ -85,6 +89,8 @@ class Refunds:
             await self._cache.put_changed(started.wallet_payment)
             return started.refund
         failpoint("payment.refund.after_tx1")
+        if started.refund.state is RefundState.CREATED:
+            return started.refund
         return _answer_of(await self._send(started.refund))
 
     async def preview_refund(
@@ -93,12 +99,15 @@ class Refunds:
         """What `create_refund` would reserve and book, without doing it.
 
         Raises:
-            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument.
+            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached,
+            InvalidArgument.
         """
         payment, returned = await self._db.read(_payment_and_fees_returned, payment_id, caller)
-        return preview(
+        seen = preview(
             payment, wanted(amount, payment), fees_returned=returned, at=self._clock.now()
         )
+        await self._start.require_allowed(payment, seen.amount)
+        return seen
 
     async def get_refund(self, refund_id: str, caller: Caller) -> Refund:
         """One refund, or RefundNotFound."""
@@ -143,11 +152,11 @@ class Refunds:
         )
 
     async def _advance(self, refund: Refund) -> None:
+        channel = await self._channels.get(refund.channel)
         if refund.state is RefundState.CREATED:
-            await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, ()))
+            await self._submit(refund, channel.capabilities, before=())
             return
         began_at = self._clock.now()
-        channel = await self._channels.get(refund.channel)
         fact = await channel.query_refund(
             refund.refund_id,
             of=await self._db.read(captured_attempt, refund),
@@ -164,11 +173,25 @@ class Refunds:
         )
         if fact.status is RefundChannelStatus.NOT_FOUND and refund.lease_until <= self._clock.now():
             # It never arrived: submit it again, under the same id.
-            await self._send(
-                await self._db.run(self._submit, refund), by_scan=(refund.state, (query,))
+            if channel.capabilities.may_repeat(since=refund.created_at, at=self._clock.now()):
+                await self._submit(refund, channel.capabilities, before=(query,))
+                return
+            await self._db.run(
+                ask_a_person,
+                payment_id=refund.payment_id,
+                subject=refund.refund_id,
+                detail=f"a refund of {refund.amount} has no result",
+                at=self._clock.now(),
             )
-        else:
-            await self._results.apply(fact, steps=(query,))
+        await self._results.apply(fact, steps=(query,))
+
+    async def _submit(
+        self, refund: Refund, capabilities: Capabilities, *, before: Sequence[ScanStep]
+    ) -> None:
+        """Sends a refund that the scan found, unless its channel takes none of its capture yet."""
+        submitted = await self._db.run(self._begin_send, refund, capabilities)
+        if submitted is not None:
+            await self._send(submitted, by_scan=(refund.state, before))
 
     async def _send(
         self, refund: Refund, *, by_scan: tuple[RefundState, Sequence[ScanStep]] | None = None
@@ -207,10 +230,20 @@ class Refunds:
             log.exception("refund_fact_written_later", refund_id=refund.refund_id)
             return refund
 
-    async def _submit(self, tx: AsyncConnection, refund: Refund) -> Refund:
+    async def _begin_send(
+        self, tx: AsyncConnection, refund: Refund, capabilities: Capabilities
+    ) -> Refund | None:
+        """The refund, leased to be sent now; None when it has to wait."""
+        now = self._clock.now()
         await payments.lock_payment(tx, refund.payment_id)
         present = await refunds.read_refund(tx, refund.refund_id)
-        submitted = present.submit(lease=self._lease, at=self._clock.now())
+        others = await refunds.refunds_of(tx, refund.payment_id)
+        waits = wait_until(capabilities, present, refunds=others, at=now)
+        if waits is not None:
+            waiting = present.wait(until=waits, at=now)
+            await refunds.save_refund(tx, waiting, read_version=present.version)
+            return None
+        submitted = present.submit(lease=self._lease, at=now)
         await refunds.save_refund(tx, submitted, read_version=present.version)
         return submitted
 

@@ -313,7 +313,7 @@ async def test_what_its_channel_forgot_is_closed_after_deadline_and_grace(
     if kind is Close.PROMISE:
         channel.pay(attempt.attempt_id)
         world.clock.advance(LEASE_SECONDS)
-        assert await steps_of(world).begin_step(attempt) is not None
+        assert await steps_of(world).begin_step(attempt, channel.capabilities) is not None
     del channel.known[attempt.attempt_id], channel.pages[attempt.attempt_id]
     after = (await world.payment(payment.payment_id)).expires_at + GRACE
     assert await cancel(world, payment) is S.CLOSING
@@ -405,7 +405,7 @@ async def test_a_first_step_is_refused_as_soon_as_closing_is_committed(
         await cancel(world, payment)
     failpoints.arm("", environment="test")
     assert (await world.payment(payment.payment_id)).state is S.CLOSING
-    assert await steps_of(world).begin_step(attempt) is None
+    assert await steps_of(world).begin_step(attempt, channel.capabilities) is None
 
 
 async def test_closing_waits_for_a_step_that_is_under_way(world: PaymentWorld) -> None:
@@ -430,7 +430,7 @@ async def test_a_step_that_begins_while_it_is_promised_away_is_not_closed(
     """What we concluded about an attempt holds for that attempt only."""
     channel = sells_by(world, Close.PROMISE)
     payment, attempt = await approved(world, channel)
-    begun_step = await steps_of(world).begin_step(attempt)
+    begun_step = await steps_of(world).begin_step(attempt, channel.capabilities)
     assert begun_step is not None
     await world.app.channel_results.apply(
         ChannelFact(

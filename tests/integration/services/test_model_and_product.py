@@ -352,6 +352,7 @@ class Product:
                     key="",
                 ),
                 merchant(),
+                None,
             )
         except MeshError:
             return False
