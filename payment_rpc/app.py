@@ -163,7 +163,7 @@ class PaymentApp:
             channels=self.account_channels,
         )
         registry = Channels(
-            channels, self.account_channels.load, self.account_channels.load_of_provider
+            channels, self.account_channels.load, self.account_channels.load_addressed
         )
         steps = ChannelSteps(db=db, clock=clock, lease=lease)
         self.polling = Polling(

@@ -18,14 +18,14 @@ class Channels:
         self,
         fixed: Mapping[str, Channel],
         load: Load | None = None,
-        load_of_provider: Load | None = None,
+        load_addressed: Load | None = None,
     ) -> None:
-        """`load` opens the channel of an account, `load_of_provider` that of the account for which
-        a provider sends its messages to an address without one; None: there are no accounts.
+        """`load` opens the channel of an account, `load_addressed` that of the account to whose
+        address a stranger sent something; None: there are no accounts.
         """
         self._fixed = fixed
         self._load = load
-        self._load_of_provider = load_of_provider
+        self._load_addressed = load_addressed
 
     async def get(self, name: str) -> Channel:
         """The channel of an account, whatever its state: attempts that were begun there end there.
@@ -47,10 +47,11 @@ class Channels:
         is written down is the channel's own name.
 
         Raises:
-            ChannelNotSupported: there is none.
+            ChannelNotSupported: there is none. Unavailable: too many ask for accounts that are not
+                known here.
         """
-        if name not in self._fixed and self._load_of_provider is not None:
-            channel = await self._load_of_provider(name)
+        if name not in self._fixed and self._load_addressed is not None:
+            channel = await self._load_addressed(name)
             if channel is not None:
                 return channel
         return await self.get(name)

@@ -13,10 +13,11 @@ from typing import Final
 
 from mesh.clock import Clock, Seconds
 from mesh.db import Database
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, Unavailable
 from mesh.last_good import LastGood
 from mesh.logs import get_logger
 from mesh.policies import DEFAULT_MERCHANT
+from mesh.rate_limit import RateLimiter
 from payment_rpc.account_keys import AccountKeys, CannotDecrypt
 from payment_rpc.channels import Channel
 from payment_rpc.channels.providers import Provider
@@ -29,11 +30,19 @@ from payment_rpc.usecases.account_credentials import AccountRules, open_channel
 # An account that somebody changed is used as it was for so long by other processes.
 FRESH_SECONDS: Final = 5.0
 ACCOUNTS_REMEMBERED_MAX: Final = 10_000
+# Ids in addresses that nobody has: what is remembered of them, and how many are looked up.
+UNKNOWN_REMEMBERED_MAX: Final = 1000
+UNKNOWN_PER_SECOND: Final = 20.0
+UNKNOWN_BURST: Final = 200
 OPEN_MAX: Final = 1000  # channels, each with connections of its own
 # Longer than any call of a channel: nobody uses the channel of an old version any more.
 RETIRED_SECONDS: Final = 300.0
 
 log = get_logger()
+
+
+class _NoSuchAccountError(Exception):
+    """There is no account with an id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +71,7 @@ class AccountChannels:
         self._providers = providers
         self._rules = rules
         self._now = now
-        self._accounts: LastGood[StoredAccount | None] = LastGood(
+        self._accounts: LastGood[StoredAccount] = LastGood(
             self._read, fresh_seconds=FRESH_SECONDS, entries_max=ACCOUNTS_REMEMBERED_MAX, now=now
         )
         self._defaults: LastGood[StoredAccount | None] = LastGood(
@@ -70,6 +79,11 @@ class AccountChannels:
             fresh_seconds=FRESH_SECONDS,
             entries_max=ACCOUNTS_REMEMBERED_MAX,
             now=now,
+        )
+        # ids that nobody has, until when: apart, so that strangers push no account out
+        self._missing: OrderedDict[str, Seconds] = OrderedDict()
+        self._strangers = RateLimiter(
+            per_second=UNKNOWN_PER_SECOND, burst=UNKNOWN_BURST, now=now, keys_max=1
         )
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._retired: deque[tuple[Seconds, Channel]] = deque()
@@ -85,21 +99,38 @@ class AccountChannels:
         stored = await self.find(account_id)
         return None if stored is None else self.open(stored)
 
-    async def load_of_provider(self, provider: str) -> Channel | None:
-        """The channel of the default account that the installation's own merchant has at a
-        provider: the addresses of source 004 name the provider alone. None when there is none.
+    async def load_addressed(self, name: str) -> Channel | None:
+        """The channel of the account to which a message is addressed. The addresses of source 004
+        name the provider alone: then it is the default account there of the installation's own
+        merchant. None when there is none.
 
         Raises:
-            ChannelUnavailable: it cannot be opened; says why.
+            ChannelUnavailable: it cannot be opened; says why. Unavailable: too many messages to
+                accounts that are not known here.
         """
-        if is_account_id(provider) or not provider:
+        if not name:
             return None
-        stored = await self.find_default(merchant_id=DEFAULT_MERCHANT, provider=provider)
+        if is_account_id(name):
+            # each costs a question to the database, and anybody can ask
+            is_new = self._accounts.known(name) is None and not self._is_missing(name)
+            if is_new and (seconds := self._strangers.take()):
+                raise Unavailable(retry_after_seconds=seconds)
+            return await self.load(name)
+        stored = await self.find_default(merchant_id=DEFAULT_MERCHANT, provider=name)
         return None if stored is None else self.open(stored)
 
     async def find(self, account_id: str) -> StoredAccount | None:
         """An account as it was at most FRESH_SECONDS ago; None when there is none."""
-        return await self._accounts.get(account_id) if is_account_id(account_id) else None
+        if not is_account_id(account_id) or self._is_missing(account_id):
+            return None
+        try:
+            return await self._accounts.get(account_id)
+        except _NoSuchAccountError:
+            self._missing[account_id] = self._now() + FRESH_SECONDS
+            self._missing.move_to_end(account_id)
+            while len(self._missing) > UNKNOWN_REMEMBERED_MAX:
+                self._missing.popitem(last=False)
+            return None
 
     async def find_default(self, *, merchant_id: str, provider: str) -> StoredAccount | None:
         """The default account of a merchant for a provider, or for what names none (""), as it was
@@ -112,6 +143,7 @@ class AccountChannels:
     def forget(self, account: ChannelAccount) -> None:
         """An account was changed here."""
         self._accounts.forget(account.account_id)
+        self._missing.pop(account.account_id, None)
         for provider in ("", *self._providers):  # a default may have passed between providers
             self._defaults.forget(f"{account.merchant_id}/{provider}")
 
@@ -215,8 +247,15 @@ class AccountChannels:
             _, channel = self._retired.popleft()
             await channel.aclose()
 
-    async def _read(self, account_id: str) -> StoredAccount | None:
-        return await self._db.read(channel_accounts.find, account_id)
+    def _is_missing(self, account_id: str) -> bool:
+        until = self._missing.get(account_id)
+        return until is not None and self._now() < until
+
+    async def _read(self, account_id: str) -> StoredAccount:
+        stored = await self._db.read(channel_accounts.find, account_id)
+        if stored is None:
+            raise _NoSuchAccountError
+        return stored
 
     async def _read_default(self, key: str) -> StoredAccount | None:
         merchant_id, _, provider = key.rpartition("/")

@@ -12,15 +12,22 @@ from typing import Any
 
 from mesh.call import Caller, Role
 from mesh.errors import InvalidArgument
-from payment_rpc.account_keys import AccountKeys
+from payment_rpc.account_keys import AccountKeys, Sealed
 from payment_rpc.app import PaymentApp
 from payment_rpc.channels.capabilities import Capabilities, Instrument, Limits
 from payment_rpc.channels.providers import Provider
 from payment_rpc.channels.sandbox.channel import SandboxChannel
-from payment_rpc.domain.channel_account import ChannelAccount
+from payment_rpc.domain.channel_account import (
+    AccountMode,
+    AccountState,
+    ChannelAccount,
+    DefaultFor,
+)
+from payment_rpc.store.channel_accounts import StoredAccount
 from payment_rpc.usecases.account_credentials import AccountRules
 from payment_rpc.usecases.channel_accounts import CreateAccount, UpdateAccount
 from tests.builders.payment import PaymentWorld
+from tests.support.fakes import EPOCH
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
 
 SECRET = "sk_toy_a_secret_that_nobody_may_see_0042"
@@ -220,6 +227,29 @@ def accounts_in(world: PaymentWorld) -> Accounts:
 def staff(merchant_id: str = "mall", subject: str = "boss") -> Caller:
     """Somebody who works for a shop."""
     return Caller(role=Role.MERCHANT, subject=subject, merchant_id=merchant_id)
+
+
+def a_stored_account(account_id: str) -> StoredAccount:
+    """An account whose credentials nobody can read."""
+    return StoredAccount(
+        account=ChannelAccount(
+            account_id=account_id,
+            provider="toy",
+            merchant_id="mall",
+            mode=AccountMode.LIVE,
+            label="main",
+            state=AccountState.ENABLED,
+            default_for=DefaultFor.NONE,
+            hint={},
+            key_id="1",
+            sealed_digest="",
+            version=1,
+            created_by="boss",
+            created_at=EPOCH,
+            updated_at=EPOCH,
+        ),
+        sealed=Sealed(key_id="1", text=""),
+    )
 
 
 def new_account(merchant_id: str = "mall", **changes: Any) -> CreateAccount:
