@@ -45,7 +45,7 @@ def list_all(installation: Installation) -> None:
     rows = table(
         "account", "merchant", "mode", "state", "default for", "key", "label", whole=("account",)
     )
-    for stored in _with_database(_settings(installation), _read_all):
+    for stored in _with_database(_settings(installation), all_accounts):
         account = stored.account
         cells = (
             account.account_id,
@@ -72,7 +72,7 @@ def test(installation: Installation, *, account_ids: tuple[str, ...]) -> None:
     cannot be used.
     """
     settings = _settings(installation)
-    keys = _keys(settings, installation)
+    keys = account_keys(settings, installation)
 
     async def try_them(db: Database) -> list[tuple[str, str]]:
         opened = AccountChannels(
@@ -88,7 +88,7 @@ def test(installation: Installation, *, account_ids: tuple[str, ...]) -> None:
                     stored.account.account_id,
                     await check_account(opened, stored, timeout_seconds=CHECK_SECONDS_MAX),
                 )
-                for stored in await _read_all(db)
+                for stored in await all_accounts(db)
                 if not account_ids or stored.account.account_id in account_ids
             ]
         finally:
@@ -111,7 +111,7 @@ def rotate_key(installation: Installation, *, reason: str) -> None:
     Afterwards the other lines can be taken out. Called again it goes on with what is left.
     """
     settings = _settings(installation)
-    keys = _keys(settings, installation)
+    keys = account_keys(settings, installation)
 
     async def rotate(db: Database) -> KeyRotation:
         rotation = AccountKeyRotation(db=db, clock=SystemClock(), keys=keys)
@@ -125,7 +125,8 @@ def rotate_key(installation: Installation, *, reason: str) -> None:
         raise SystemExit(1)
 
 
-async def _read_all(db: Database) -> list[StoredAccount]:
+async def all_accounts(db: Database) -> list[StoredAccount]:
+    """The accounts of all merchants."""
     found: list[StoredAccount] = []
     after = ""
     while ids := await db.read(channel_accounts.ids_after, after, limit=PAGE):
@@ -144,7 +145,12 @@ def _settings(installation: Installation) -> PaymentSettings:
         raise click.ClickException(str(refusal)) from None
 
 
-def _keys(settings: PaymentSettings, installation: Installation) -> AccountKeys:
+def account_keys(settings: PaymentSettings, installation: Installation) -> AccountKeys:
+    """The keys of the credentials.
+
+    Raises:
+        ClickException: there are none that can be read.
+    """
     path = key_file_of(settings, installation)
     if path is None:
         raise click.ClickException("PAYMENT_RPC_ACCOUNT_KEY_FILE is not set")

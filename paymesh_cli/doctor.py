@@ -14,6 +14,7 @@ from mesh.settings import MeshSettings
 from payment_rpc.settings import PaymentSettings
 from paymesh_cli import checks, safety
 from paymesh_cli.account_key_files import check_account_keys
+from paymesh_cli.channel_clocks import check_channel_clocks
 from paymesh_cli.findings import Finding, Level
 from paymesh_cli.options import installation_option
 from paymesh_cli.supervisor.installation import Installation
@@ -84,6 +85,7 @@ async def _examine(installation: Installation) -> list[Finding]:
     of_payments = settings.get("payment_rpc")
     if isinstance(of_payments, PaymentSettings):
         findings += await check_account_keys(of_payments, installation)
+        findings += await check_channel_clocks(of_payments, installation)
     if common:
         findings += await checks.check_consul(common, running)
     findings += await checks.check_health(services, running)

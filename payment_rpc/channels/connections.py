@@ -13,10 +13,13 @@ import functools
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
+
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS, ProviderClocks
 
 CONNECTIONS_MAX = 200  # calls in flight; more wait
 ANSWER_BYTES_MAX = 65_536  # of head and body together; responses have about 700
@@ -49,12 +52,18 @@ class Connections:
     """
 
     def __init__(
-        self, base_url: str, *, headers: Mapping[str, str], connections_max: int = CONNECTIONS_MAX
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        connections_max: int = CONNECTIONS_MAX,
+        clocks: ProviderClocks = PROVIDER_CLOCKS,
     ) -> None:
         """
         Args:
             base_url: http or https, host, optional port and path; from configuration only.
             headers: of every request.
+            clocks: told of the Date of each answer.
 
         Raises:
             ValueError: not a base URL, or a header that is not one line of ASCII.
@@ -69,6 +78,7 @@ class Connections:
         ):
             raise ValueError("the channel's base URL is not one")
         self._host = url.hostname
+        self._clocks = clocks
         self._is_tls = url.scheme == "https"
         self._port = url.port or (443 if self._is_tls else 80)
         self._path = url.path.rstrip("/")
@@ -150,21 +160,29 @@ class Connections:
                     "ascii"
                 )
             )
-            try:
-                answer = await connection.exchange(
-                    head + (body or b""), answer_bytes_max=answer_bytes_max
-                )
-            # also at a deadline: the cause of a broken or dead connection affects idle connections
-            # too
-            except BaseException:
-                self._close_idle()
-                raise
-            if connection.is_open:
-                connection.idle_since_seconds = asyncio.get_running_loop().time()
-                self._idle.append(connection)
-            return answer
+            return await self._exchange(
+                connection, head + (body or b""), answer_bytes_max=answer_bytes_max
+            )
         finally:
             self._slots.release()
+
+    async def _exchange(
+        self, connection: _Connection, request: bytes, *, answer_bytes_max: int
+    ) -> Answer:
+        """One exchange on a connection, which is kept for the next one."""
+        began_at = perf_counter()
+        try:
+            answer = await connection.exchange(request, answer_bytes_max=answer_bytes_max)
+        # also at a deadline: the cause of a broken or dead connection affects idle connections too
+        except BaseException:
+            self._close_idle()
+            raise
+        date = answer.headers.get("date", "")
+        self._clocks.heard(self._host, date, took_seconds=perf_counter() - began_at)
+        if connection.is_open:
+            connection.idle_since_seconds = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        return answer
 
     async def aclose(self) -> None:
         """Closes the idle connections. Call it when no call is in flight any more."""

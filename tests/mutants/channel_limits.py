@@ -77,4 +77,37 @@ MUTANTS = [
         new="pass",
         fails="test_a_payment_ends_when_its_channel_lets_it_live_no_longer[sqlite]",
     ),
+    Mutant(
+        "strangers cost the database a bounded number of questions",
+        "test_unknown_accounts.py::test_strangers_cost_a_bounded_number_of_questions",
+        (
+            Edit(
+                "payment_rpc/usecases/account_channels.py",
+                "if is_new and (seconds := self._strangers.take()):",
+                "if is_new and (seconds := 0):",
+            ),
+        ),
+    ),
+    Mutant(
+        "unknown ids push no account out",
+        "test_unknown_accounts.py::test_unknown_ids_push_no_account_out",
+        (
+            Edit(
+                "payment_rpc/usecases/account_channels.py",
+                "        if stored is None:\n            raise _NoSuchAccountError\n",
+                "",
+            ),
+        ),
+    ),
+    Mutant(
+        "a clock that is a minute off is told",
+        "test_provider_clocks.py::test_a_clock_that_is_a_minute_off_is_told[62-0.2-True]",
+        (
+            Edit(
+                "payment_rpc/channels/provider_clocks.py",
+                "ALERT_SECONDS: Final = 60.0",
+                "ALERT_SECONDS: Final = 600.0",
+            ),
+        ),
+    ),
 ]

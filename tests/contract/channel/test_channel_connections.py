@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from pathlib import Path
+from time import time
 
 import pytest
 import uvloop
@@ -16,6 +18,7 @@ import uvloop
 from mesh.clock import SystemClock
 from payment_rpc.channels import connections
 from payment_rpc.channels.connections import Connections, NotSent
+from payment_rpc.channels.provider_clocks import ProviderClocks
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from paymesh_cli.certificates import CertificateAuthority
@@ -315,3 +318,15 @@ async def test_waiting_for_a_place_ends_in_time_even_when_nobody_leaves() -> Non
     pool = Connections("http://127.0.0.1:1", headers={}, connections_max=0)
     with pytest.raises(NotSent, match="too many"):
         await pool.request("GET", "/", body=None, connect_seconds=0.05)
+
+
+async def test_the_date_of_an_answer_tells_how_far_its_clock_is_from_ours() -> None:
+    clocks = ProviderClocks(SystemClock())
+    dated = KEPT_OPEN.replace(
+        b"200 OK\r\n", f"200 OK\r\nDate: {formatdate(time() + 300, usegmt=True)}\r\n".encode()
+    )
+    async with raw_server(Counted(dated).serve) as url:
+        pool = Connections(url, headers={}, clocks=clocks)
+        await pool.request("GET", "/", body=None, connect_seconds=2)
+        await pool.aclose()
+    assert clocks.offsets()["127.0.0.1"] == pytest.approx(300, abs=5)

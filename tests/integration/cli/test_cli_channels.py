@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from pathlib import Path
 from secrets import token_bytes
+from time import time
 from typing import Any
 
 import pytest
@@ -18,16 +20,17 @@ from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.settings import read_settings
 from payment_rpc.account_keys import AccountKeys, new_key_line
+from payment_rpc.channels.provider_clocks import ProviderClocks
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
 from payment_rpc.usecases.account_channels import AccountChannels
 from payment_rpc.usecases.channel_accounts import ChannelAccounts
+from paymesh_cli import channel_clocks, paymesh
 from paymesh_cli import channels as command
-from paymesh_cli import paymesh
 from paymesh_cli.account_key_files import check_account_keys
 from paymesh_cli.findings import Level
 from paymesh_cli.supervisor.installation import Installation
-from tests.builders.channel_accounts import RULES, Toy, new_account, staff
+from tests.builders.channel_accounts import RULES, Toy, ToyChannel, new_account, staff
 from tests.support.databases import open_patiently
 
 
@@ -137,3 +140,31 @@ def test_a_key_is_rotated_and_the_doctor_knows_which_are_in_use(
     file.unlink()
     assert levels(installation)[0][0] is Level.FAILURE
     assert "PAYMENT_RPC_ACCOUNT_KEY_FILE" in run(installation, "rotate-key").output
+
+
+def test_the_doctor_compares_our_clock_with_those_of_providers(
+    installation: Installation, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = ProviderClocks(SystemClock())
+    monkeypatch.setattr(channel_clocks, "PROVIDER_CLOCKS", clocks)
+    monkeypatch.setattr(channel_clocks, "PROVIDERS", toy.providers())
+
+    async def check(self: ToyChannel, *, timeout_seconds: float) -> str:
+        for host, ahead in (("good.example", 0), ("slow.example", -300)):
+            clocks.heard(host, formatdate(time() + ahead, usegmt=True), took_seconds=0)
+        return "whatever is wrong with the account"
+
+    monkeypatch.setattr(ToyChannel, "check", check)
+    settings = read_settings(PaymentSettings, var_dir=installation.var_dir)
+
+    def findings() -> list[tuple[str, Level]]:
+        found = asyncio.run(channel_clocks.check_channel_clocks(settings, installation))
+        return [(finding.what, finding.level) for finding in found]
+
+    assert findings() == []
+    an_account(installation, toy)
+    an_account(installation, toy)
+    assert findings() == [
+        ("clock of good.example", Level.OK),
+        ("clock of slow.example", Level.FAILURE),
+    ]
