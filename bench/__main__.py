@@ -22,7 +22,18 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, idle, keys, orders, rpc, searches, seckill_report, statements
+from bench import (
+    charge,
+    http,
+    idle,
+    keys,
+    orders,
+    rpc,
+    searches,
+    seckill_report,
+    statements,
+    webhooks,
+)
 from bench.machine import describe
 from bench.processes import Server, server, wait_for_http
 from bench.servers import SECRET_FILE
@@ -40,6 +51,7 @@ def main() -> None:
         "rpc": _rpc,
         "keys": _keys,
         "charge": _charge,
+        "webhooks": _webhooks,
         "statements": _statements,
         "orders": _orders,
         "searches": _searches,
@@ -142,6 +154,34 @@ def _searches(*, quick: bool) -> None:
             f"≤ {searches.GOAL:.2f}",
         )
     console.print(table)
+
+
+def _webhooks(*, quick: bool) -> None:
+    del quick
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        secret_file = Path(folder) / "secret"
+        secret_file.write_text(secrets.token_hex(32))
+        mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
+        stack.callback(mariadb.stop)
+        table = Table("A webhook of Stripe", "CPU µs, paid", "CPU µs, told before", "goal")
+        for name, kind, url in (
+            ("an empty RPC", "empty", ""),
+            ("SQLite", "webhooks", f"sqlite+aiosqlite:///{folder}/payments.db"),
+            ("MariaDB", "webhooks", mariadb.create_database()),
+        ):
+            environment = {
+                SECRET_FILE: str(secret_file),
+                "PAYMESH_VAR_DIR": folder,
+                "BENCH_DATABASE_URL": url,
+            }
+            with (
+                console.status(f"Webhooks: {name}"),
+                server(kind, environment, module="bench.webhooks") as running,
+            ):
+                cost = uvloop.run(webhooks.measure(running))
+            goal = "≤ 1000 µs" if url else ""
+            table.add_row(name, f"{cost.new:.0f}", f"{cost.equal:.0f}", goal)
+        console.print(table)
 
 
 def _orders(*, quick: bool) -> None:

@@ -137,7 +137,8 @@ _KEEP: list[Any] = []
 _KINDS = {kind.__name__: kind for kind in (echo, pipeline, payment, cached, passthrough)}
 
 
-def _settings() -> PaymentSettings:
+def settings() -> PaymentSettings:
+    """Those of a server under measurement."""
     secret = Path(os.environ[SECRET_FILE])
     return PaymentSettings(
         port=0,
@@ -150,10 +151,10 @@ def _settings() -> PaymentSettings:
 
 
 async def _mesh_server(servicer: Any) -> int:
-    settings = _settings()
+    chosen = settings()
     logs.configure("bench", "WARNING", json=True)
     clock = SystemClock()
-    server = MeshServer(settings, clock=clock, ids=UlidIds(clock))
+    server = MeshServer(chosen, clock=clock, ids=UlidIds(clock))
     server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, servicer)
     await server.start()
     _KEEP.append(server)
@@ -161,7 +162,7 @@ async def _mesh_server(servicer: Any) -> int:
 
 
 async def _real_servicer(redis: Any) -> PaymentServicer:
-    settings = _settings()
+    chosen = settings()
     clock = SystemClock()
     ids = UlidIds(clock)
     db = open_database(
@@ -177,7 +178,7 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
     if not (await db.read(_is_filled)):
         for first in range(0, USERS, 1000):
             await db.run(fill, first)
-    page_tokens = PageTokens.from_settings(settings)
+    page_tokens = PageTokens.from_settings(chosen)
     app = PaymentApp(
         db=db,
         clock=clock,
@@ -199,7 +200,8 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
         cancellation=app.cancellation,
         conflicts=app.conflicts,
         queries=app.payment_queries,
-        checkouts=app.checkouts,
+        checkout_tokens=app.checkout_tokens,
+        customers=app.customers,
         clock=SystemClock(),
     )
 
