@@ -277,9 +277,9 @@ class Payments:
             chosen = await self._chosen(command, payment_method)
             order = await self._order(command)
             user_id = command.user_id or buyer_of(order.order_id)
+            order.check(user_id=user_id, amount=command.amount, now=self._clock.now())
             if command.capture is CaptureMode.MANUAL:
                 order.require_wait()
-            order.check(user_id=user_id, amount=command.amount, now=self._clock.now())
             if chosen is not None:
                 chosen.require_amount(order.amount)
                 order = chosen.within_its_life(order, at=self._clock.now())

@@ -17,6 +17,7 @@ from payment_rpc.channels.requests import PaymentToken
 from payment_rpc.domain.errors import (
     CardInvalid,
     ChannelNotSupported,
+    OrderNotFound,
     PaymentInProgress,
     ReturnUrlNotAllowed,
 )
@@ -93,6 +94,8 @@ async def test_money_is_held_only_where_it_can_be_and_where_the_order_can_wait(
     monkeypatch.setattr(world.orders, "get", won)
     for call in (world.charge(order, **MANUAL), world.cashier(order, **MANUAL)):
         await _is_refused(world, call, "capture")
+    with pytest.raises(OrderNotFound):  # what kind of order it is, only its buyer hears
+        await world.charge(order, user_id="stranger", **MANUAL)
     assert (channel.charged, channel.opened) == ([], [])
     assert (await world.charge(order)).state is PaymentState.SUCCESS
 
