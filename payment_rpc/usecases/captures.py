@@ -22,11 +22,13 @@ from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import Money, RequestedAmount
+from payment_rpc.channels import Channel
 from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.errors import (
     CardDeclined,
     ChannelFailed,
+    ChannelNotSupported,
     ChannelUnavailable,
     CurrencyMismatch,
     PaymentInProgress,
@@ -48,6 +50,7 @@ _REFUSALS: dict[ChannelStatus, type[MoneyError]] = {
     ChannelStatus.DECLINED: CardDeclined,
     ChannelStatus.FAILED: ChannelFailed,
     ChannelStatus.NOT_SENT: ChannelUnavailable,
+    ChannelStatus.AUTHORIZED: ChannelFailed,  # it refused, and holds the money as before
 }
 
 
@@ -113,15 +116,20 @@ class Captures:
         payment = await self._db.read(payments.get_payment, command.payment_id, visible_to=caller)
         command = replace(command, amount=command.amount.spelled_in(payment.amount.currency))
         key = idempotency_key_of(caller, "CapturePayment", command.key, payment.merchant_id)
-        begun = await self._db.run(self._begin, command, key)
+        # before anything is committed: the scan sends what is, whatever its caller was told
+        channel = await self._channel_of(payment)
+        begun = await self._db.run(self._begin, command, key, channel)
         if begun.replayed:
             mark_replayed()
         if begun.answer is not None:
             return answer_of(from_json(begun.answer))
-        if begun.attempt is None or begun.attempt.capture_amount is None:
+        if (
+            begun.attempt is None
+            or begun.attempt.capture_amount is None
+            or isinstance(channel, ChannelUnavailable)
+        ):
             return answer_of(begun.payment)
         failpoint("payment.channel.after_intention")
-        channel = await self._channels.get(begun.attempt.channel)
         fact = await channel.capture(
             begun.attempt.attempt_id,
             ref=begun.attempt.channel_ref,
@@ -160,8 +168,21 @@ class Captures:
             _refuse_state(payment)
         return payment
 
+    async def _channel_of(self, payment: Payment) -> Channel | ChannelUnavailable:
+        """The channel of a payment, or why it cannot be opened: a repeated call gets its answer all
+        the same.
+        """
+        try:
+            return await self._channels.get(payment.channel)
+        except (ChannelNotSupported, ChannelUnavailable) as problem:
+            return ChannelUnavailable(problem.message, payment_id=payment.payment_id)
+
     async def _begin(
-        self, tx: AsyncConnection, command: CapturePayment, key: IdempotencyKey | None
+        self,
+        tx: AsyncConnection,
+        command: CapturePayment,
+        key: IdempotencyKey | None,
+        channel: Channel | ChannelUnavailable,
     ) -> _Begun:
         now = self._clock.now()
         payment = await payments.lock_payment(tx, command.payment_id)
@@ -195,6 +216,8 @@ class Captures:
             return _Begun(payment=payment, replayed=True)
         if payment.expires_at <= now:
             raise PaymentStateInvalid("The hold is over.", payment_id=payment.payment_id)
+        if isinstance(channel, ChannelUnavailable):
+            raise channel
         begun = attempt.begin_capture(
             amount, capture_id=self._ids.new("CAP"), lease=self._lease, at=now
         )

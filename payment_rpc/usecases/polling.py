@@ -361,6 +361,11 @@ class _ScanLog:
 
 def took_nothing(fact: ChannelFact) -> bool:
     """Whether an answer to a capture says that this call moved nothing. The money may still be
-    held: it does not end the attempt.
+    held, as AUTHORIZED says that it is: it does not end the attempt.
     """
-    return fact.status in (ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.NOT_SENT)
+    return fact.status in (
+        ChannelStatus.DECLINED,
+        ChannelStatus.FAILED,
+        ChannelStatus.NOT_SENT,
+        ChannelStatus.AUTHORIZED,
+    )

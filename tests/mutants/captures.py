@@ -86,4 +86,28 @@ MUTANTS = [
         fails=f"{_HELD}test_what_does_not_go_together_is_refused_by_its_field"
         "[sqlite-changes0-payment_token-InvalidArgument]",
     ),
+    _mutant(
+        "usecases/captures",
+        "what no channel can be asked for is not begun: the scan would do it later",
+        old="if isinstance(channel, ChannelUnavailable): raise channel",
+        new="",
+        fails="test_captures.py::"
+        "test_a_capture_at_a_channel_that_cannot_be_opened_is_not_begun[sqlite]",
+    ),
+    _mutant(
+        "usecases/polling",
+        "a capture that the channel refused keeps nobody from letting the money go",
+        old="ChannelStatus.NOT_SENT, ChannelStatus.AUTHORIZED,",
+        new="ChannelStatus.NOT_SENT,",
+        fails="test_captures.py::"
+        "test_money_whose_capture_the_channel_refused_can_be_let_go[sqlite]",
+    ),
+    _mutant(
+        "channels/paypal/payments",
+        "an order that does not show its capture yet is no refusal",
+        old="if fact.status is ChannelStatus.AUTHORIZED and not is_refused:",
+        new="if False:",
+        fails="test_paypal_adapter.py::"
+        "test_held_money_that_was_not_taken_is_told_by_the_capture_alone[1000-False]",
+    ),
 ]

@@ -160,14 +160,22 @@ class PayPalPayments:
                 issue = issue_of(answer.body)
                 if issue not in answers.DONE_BEFORE and issue not in answers.NOT_CHARGED:
                     raise Unclear(f"answered 422 {message_of(issue)}")  # noqa: TRY301  # as any other
-                return await self.query(attempt_id, ref=ref, left=left)
-            must_be_done(answer)
-            made = decode(answer.body, Capture)
+                is_refused = issue in answers.NOT_CHARGED
+            else:
+                must_be_done(answer)
+                made = decode(answer.body, Capture)
+                if made.amount is None:
+                    raise Unclear("the capture has no amount")  # noqa: TRY301  # as any other
+                is_refused = answers.CAPTURES.get(made.status) in (
+                    ChannelStatus.DECLINED,
+                    ChannelStatus.FAILED,
+                )
         except (NotSent, Lost, Unclear) as problem:
             return self._doubt.unknown(attempt_id, problem, ref=ref)
-        if made.amount is None:
-            return self._doubt.unknown(attempt_id, "the capture has no amount", ref=ref)
-        return await self.query(attempt_id, ref=ref, left=left)
+        fact = await self.query(attempt_id, ref=ref, left=left)
+        if fact.status is ChannelStatus.AUTHORIZED and not is_refused:
+            return self._doubt.unknown(attempt_id, "its order does not show the capture", ref=ref)
+        return fact
 
     async def void(self, attempt_id: str, *, ref: str, left: TimeLeft) -> ChannelFact:
         """Lets go what an order holds, or says how it ended before."""

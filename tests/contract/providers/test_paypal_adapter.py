@@ -213,6 +213,32 @@ async def test_held_money_is_taken_in_parts_and_the_rest_let_go(world):
     assert taken == [4000, 1000]
 
 
+@pytest.mark.parametrize(
+    ("minor", "refused"), [(1031, True), (1032, True), (1035, True), (1000, False)]
+)
+async def test_held_money_that_was_not_taken_is_told_by_the_capture_alone(
+    world, monkeypatch, minor, refused
+):
+    await approve(world, 10000, capture=False)
+    held = await world.step(ATTEMPT)
+    if not refused:  # its order is read before it shows the capture
+
+        async def lagging(*_args, **_options):
+            return held
+
+        monkeypatch.setattr(world.channel._payments, "query", lagging)
+    fact = await world.channel.capture(
+        ATTEMPT,
+        ref=world.refs[ATTEMPT],
+        capture_id="CP1",
+        amount=Money(minor, "USD"),
+        is_final=True,
+        timeout_seconds=TIMEOUT,
+    )
+    assert fact.status is (AUTHORIZED if refused else UNKNOWN)
+    assert ("capture" in [kind for kind, *_ in await world.money()]) is not refused
+
+
 async def test_held_money_is_let_go(world):
     await approve(world, 10000, capture=False)
     await world.step(ATTEMPT)

@@ -194,6 +194,7 @@ async def test_the_same_key_gets_the_first_answer_and_captures_once(world: Payme
         (ChannelStatus.DECLINED, CardDeclined),
         (ChannelStatus.FAILED, ChannelFailed),
         (ChannelStatus.NOT_SENT, ChannelUnavailable),
+        (ChannelStatus.AUTHORIZED, ChannelFailed),  # how Stripe and PayPal answer a refusal
     ],
 )
 async def test_a_capture_that_took_nothing_leaves_the_money_held(
@@ -208,6 +209,32 @@ async def test_a_capture_that_took_nothing_leaves_the_money_held(
     assert (await world.payment(held.payment_id)).state is PaymentState.AUTHORIZED
     assert await intended(world) == [("", None, 0)]
     assert (await capture(world, held, key="K1")).state is PaymentState.SUCCESS
+
+
+async def test_money_whose_capture_the_channel_refused_can_be_let_go(world: PaymentWorld) -> None:
+    channel = holding(world)
+    held = await held_payment(world, channel)
+    channel.says = [ChannelStatus.AUTHORIZED]
+    with pytest.raises(ChannelFailed):
+        await capture(world, held, "50.00")
+    assert (await void(world, held)).state is PaymentState.CLOSED
+    assert len(channel.captures) == 1
+
+
+async def test_a_capture_at_a_channel_that_cannot_be_opened_is_not_begun(
+    world: PaymentWorld,
+) -> None:
+    channel = holding(world)
+    held = await held_payment(world, channel)
+    opened, paid = world.app, await held_payment(world, channel)
+    answer = await capture(world, paid, key="K1")
+    world.app = world.make_app(channels={"other": channel})
+    with pytest.raises(ChannelUnavailable):
+        await capture(world, held)
+    assert ("", None, 0) in await intended(world)
+    assert await capture(world, paid, key="K1") == answer
+    world.app = opened
+    assert (await void(world, held)).state is PaymentState.CLOSED
 
 
 async def test_a_capture_whose_answer_was_lost_is_asked_for_and_not_sent_again(
