@@ -56,6 +56,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "is more than is held": "不能超过已冻结金额",
     "is not offered yet": "暂不支持",
     "the channel cannot hold money": "该支付渠道不支持预授权",
+    "the shop takes the money of buyers at once": "商家不接受买家自行选择预授权",
     "a wallet pays at once": "钱包支付不支持预授权",
     "an order of a flash sale is paid at once": "秒杀订单不支持预授权",
     "does not go with a card": "不能与银行卡同时填写",

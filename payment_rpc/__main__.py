@@ -60,7 +60,7 @@ async def run(settings: PaymentSettings) -> None:
     events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     sandbox = _sandbox(settings)
     return_urls = {merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()}
-    terms = EnvironmentTerms(return_urls)
+    terms = EnvironmentTerms(return_urls, buyers_may_hold=settings.buyers_may_hold)
     merchant_channel = (
         MeshChannel(
             "merchant_rpc",

@@ -140,6 +140,7 @@ def terms_of(
         return_urls=tuple(answer.settings.return_urls) or defaults.return_urls,
         channels=frozenset(answer.settings.channels),
         is_test=answer.is_test,
+        buyers_may_hold=answer.settings.buyers_may_hold or defaults.buyers_may_hold,
         status=merchant_status_of(answer),
     )
 

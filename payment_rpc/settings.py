@@ -46,6 +46,7 @@ class PaymentSettings(MeshSettings):
         return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
             Each has a host and a slash after it: the prefix https://shop.example would admit
             https://shop.example.evil.
+        buyers_may_hold: merchants whose buyers may ask for capture MANUAL.
         account_key_file: keys of the credentials of channel accounts, see account_keys.py. Every
             replica has the same; None: there are no accounts.
         callback_base_url: where providers reach the gateway, e.g. https://pay.example; "": nowhere.
@@ -76,6 +77,7 @@ class PaymentSettings(MeshSettings):
     return_urls: dict[str, list[UrlPrefix]] = Field(
         default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}
     )
+    buyers_may_hold: list[str] = Field(default_factory=list)
     account_key_file: Path | None = None
     callback_base_url: Origin | Literal[""] = ""
     provider_urls: dict[str, UrlOfServer] = Field(default_factory=dict)

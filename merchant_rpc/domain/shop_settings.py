@@ -54,6 +54,7 @@ class ShopSettings:
     integer_amounts: IntegerAmounts = IntegerAmounts.UNSPECIFIED
     channels: tuple[str, ...] = ()
     ship_on_authorized: bool = False  # ShipOrder captures held money first
+    buyers_may_hold: bool = False  # a buyer may ask for capture MANUAL
 
     def check(self) -> None:
         """Raises InvalidArgument, which names every field, for what cannot be in force."""
@@ -96,7 +97,9 @@ class ShopSettings:
             payment_window_minutes=int(values["payment_window_minutes"]),
             integer_amounts=IntegerAmounts(values["integer_amounts"]),
             channels=tuple(values["channels"]),
-            ship_on_authorized=bool(values.get("ship_on_authorized", False)),  # older ones lack it
+            # older ones lack these
+            ship_on_authorized=bool(values.get("ship_on_authorized", False)),
+            buyers_may_hold=bool(values.get("buyers_may_hold", False)),
         )
 
 

@@ -72,6 +72,7 @@ def settings_message(settings: ShopSettings) -> merchant_pb2.Settings:
         integer_amounts=_INTEGERS[settings.integer_amounts],
         channels=settings.channels,
         ship_on_authorized=settings.ship_on_authorized,
+        buyers_may_hold=settings.buyers_may_hold,
     )
 
 
@@ -86,6 +87,7 @@ def settings_of(message: merchant_pb2.Settings) -> ShopSettings:
         integer_amounts=_INTEGERS_OF_MESSAGES[message.integer_amounts],
         channels=tuple(message.channels),
         ship_on_authorized=message.ship_on_authorized,
+        buyers_may_hold=message.buyers_may_hold,
     )
 
 

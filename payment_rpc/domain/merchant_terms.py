@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from mesh.errors import InvalidArgument
 from mesh.merchant_status import MerchantStatus
 from payment_rpc.domain.channel_account import AccountMode, provider_of
 from payment_rpc.domain.errors import (
@@ -28,6 +29,7 @@ class MerchantTerms:
     # accounts, providers and channels that may take money; empty: all of them
     channels: frozenset[str] = frozenset()
     is_test: bool = False
+    buyers_may_hold: bool = False  # a buyer may leave the capture of his money to the shop
     status: MerchantStatus = MerchantStatus.OPEN
 
     def require_open(self, *, channel: str, mode: AccountMode | None = None) -> None:
@@ -51,6 +53,16 @@ class MerchantTerms:
                 f"channel: the shop does not take money by {channel}",
                 fields={"channel": "the shop does not use it"},
             )
+
+    def require_buyers_hold(self) -> None:
+        """Whether a buyer may ask that his money is only held. His order then waits for the shop
+        and keeps its stock for days, so the shop decides that.
+
+        Raises:
+            InvalidArgument: he may not.
+        """
+        if not self.buyers_may_hold:
+            raise InvalidArgument.of("capture", "the shop takes the money of buyers at once")
 
     def require_return_url(self, url: str) -> None:
         """Whether a cashier may send a buyer there; "" is nowhere.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from mesh.errors import RemoteError
@@ -24,8 +24,15 @@ class TermsOfMerchants(Protocol):
 class EnvironmentTerms:
     """The terms that the settings of this process say; all merchants are open."""
 
-    def __init__(self, return_urls: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        return_urls: Mapping[str, tuple[str, ...]],
+        *,
+        buyers_may_hold: Collection[str] = (),
+    ) -> None:
+        """`buyers_may_hold`: merchants whose buyers may ask for capture MANUAL."""
         self._return_urls = return_urls
+        self._buyers_may_hold = frozenset(buyers_may_hold)
 
     async def of(self, merchant_id: str) -> MerchantTerms:
         """The terms of a merchant."""
@@ -33,7 +40,10 @@ class EnvironmentTerms:
 
     def known(self, merchant_id: str) -> MerchantTerms:
         """The terms of a merchant."""
-        return MerchantTerms(return_urls=self._return_urls.get(merchant_id, ()))
+        return MerchantTerms(
+            return_urls=self._return_urls.get(merchant_id, ()),
+            buyers_may_hold=merchant_id in self._buyers_may_hold,
+        )
 
 
 async def name_for_buyers(terms: TermsOfMerchants, merchant_id: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from hashlib import sha256
 
-from mesh.call import Caller, mark_replayed
+from mesh.call import Caller, Role, mark_replayed
 from mesh.clock import Clock
 from mesh.customers import buyer_of
 from mesh.errors import InvalidArgument, MeshError
@@ -159,6 +159,7 @@ class Payments:
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
         started = await self._begin(
             command,
+            caller,
             idempotency_key,
             fingerprint,
             payment_method=pays_with["payment_method"],
@@ -227,7 +228,9 @@ class Payments:
             "payment_method": BALANCE,
         }
         idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
-        started = await self._begin(command, idempotency_key, fingerprint, payment_method=BALANCE)
+        started = await self._begin(
+            command, caller, idempotency_key, fingerprint, payment_method=BALANCE
+        )
         return await self._completion.complete(started, _never_sent, idempotency_key, fingerprint)
 
     async def create_payment(self, command: CreatePayment, caller: Caller) -> Payment:
@@ -254,7 +257,9 @@ class Payments:
         idempotency_key = idempotency_key_of(
             caller, "CreatePayment", command.key, command.merchant_id
         )
-        started = await self._begin(command, idempotency_key, fingerprint, payment_method=CASHIER)
+        started = await self._begin(
+            command, caller, idempotency_key, fingerprint, payment_method=CASHIER
+        )
         if command.new_order is not None and started.earlier_id and not started.replayed:
             mark_replayed()
         return await self._completion.complete(started, send, idempotency_key, fingerprint)
@@ -262,6 +267,7 @@ class Payments:
     async def _begin(
         self,
         command: Charge | CreatePayment,
+        caller: Caller,
         idempotency_key: IdempotencyKey | None,
         fingerprint: Mapping[str, str],
         *,
@@ -274,6 +280,8 @@ class Payments:
         if (earlier := await self._start.find_earlier(idempotency_key, fingerprint)) is not None:
             return earlier
         try:
+            if command.capture is CaptureMode.MANUAL and caller.role is Role.USER:
+                (await self._terms.of(command.merchant_id)).require_buyers_hold()
             chosen = await self._chosen(command, payment_method)
             order = await self._order(command)
             user_id = command.user_id or buyer_of(order.order_id)

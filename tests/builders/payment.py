@@ -59,6 +59,7 @@ from payment_rpc.tables import (
     RETRY_CONSTRAINTS,
     metadata,
 )
+from payment_rpc.usecases.merchant_terms import EnvironmentTerms
 from payment_rpc.usecases.payment_requests import Charge, CreatePayment
 from tests.builders.order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
 from tests.support.databases import PATIENT_SECONDS, create_tables, open_patiently
@@ -640,7 +641,10 @@ async def payment_world(
                 "redis": redis,
                 "config": config,
                 "page_tokens": PageTokens(PAGE_TOKEN_SECRET),
-                "return_urls": {"mall": ("https://shop.test/",)},
+                "return_urls": {},
+                "terms": EnvironmentTerms(
+                    {"mall": ("https://shop.test/",)}, buyers_may_hold={"mall"}
+                ),
                 **changes,
             }
             return PaymentApp(**values)

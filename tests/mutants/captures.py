@@ -39,6 +39,14 @@ MUTANTS = [
     ),
     _mutant(
         "usecases/payments",
+        "the shop decides whether a buyer may leave his order waiting",
+        old="(await self._terms.of(command.merchant_id)).require_buyers_hold()",
+        new="pass",
+        fails=f"{_HELD}test_a_buyer_holds_money_only_where_the_shop_lets_him"
+        "_and_the_shop_always_may[sqlite]",
+    ),
+    _mutant(
+        "usecases/payments",
         "units of a flash sale do not wait for held money",
         old="                order.require_wait()\n",
         new="                pass\n",

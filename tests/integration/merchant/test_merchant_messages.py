@@ -113,6 +113,7 @@ async def test_settings_come_back_as_they_were_sent(shops: MerchantWorld, server
         integer_amounts=merchant_pb2.INTEGER_AMOUNTS_MINOR,
         channels=["sandbox"],
         ship_on_authorized=True,
+        buyers_may_hold=True,
     )
     written = await servers.call(
         "UpdateSettings", owner, merchant_id="acme", settings=sent, read_version=0, reason="a sale"

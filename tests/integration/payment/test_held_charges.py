@@ -24,8 +24,11 @@ from payment_rpc.domain.errors import (
 from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.payment import BALANCE, CREDIT_CARD, TOKEN, Payment, PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, metadata
+from payment_rpc.usecases.merchant_terms import EnvironmentTerms
 from payment_rpc.usecases.payment_requests import Charge
+from tests.builders.external_payment import command
 from tests.builders.holding_channel import HoldingChannel, holding
+from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld
 
 MANUAL: dict[str, Any] = {"capture": CaptureMode.MANUAL}
@@ -98,6 +101,31 @@ async def test_money_is_held_only_where_it_can_be_and_where_the_order_can_wait(
         await world.charge(order, user_id="stranger", **MANUAL)
     assert (channel.charged, channel.opened) == ([], [])
     assert (await world.charge(order)).state is PaymentState.SUCCESS
+
+
+async def test_a_buyer_holds_money_only_where_the_shop_lets_him_and_the_shop_always_may(
+    world: PaymentWorld,
+) -> None:
+    channel, order = holding(world), await world.order()
+    held = await world.charge(order, key="k1", **MANUAL)
+    strict = world.make_app(channels={"sandbox": channel}, terms=EnvironmentTerms({}))
+    world.app = strict
+    assert await world.charge(order, key="k1", **MANUAL) == held  # begun before the shop decided
+    other = await world.order()
+    channel.charged.clear()
+    for call in (
+        world.charge(other, **MANUAL),
+        world.charge(other, **{**BY_TOKEN, **MANUAL}),
+        world.cashier(other, **MANUAL),
+    ):
+        with pytest.raises(InvalidArgument) as refused:
+            await call
+        assert list(refused.value.fields) == ["capture"]
+    assert [row["payment_id"] for row in await world.rows(PAYMENT)] == [held.payment_id]
+    assert (channel.charged, channel.opened) == ([], [])
+    assert (await world.charge(await world.order())).capture_mode is CaptureMode.AUTOMATIC
+    opened = await strict.payments.create_payment(replace(command(), **MANUAL), merchant())
+    assert opened.capture_mode is CaptureMode.MANUAL
 
 
 async def test_a_key_is_bound_to_the_options_that_differ_from_the_default_alone(

@@ -181,15 +181,20 @@ def test_what_a_merchant_has_set_counts_and_the_rest_is_the_default() -> None:
         is_known=True,
         state=M.MERCHANT_STATE_SUSPENDED,
         is_test=True,
-        settings=M.Settings(channels=["alipay"]),
+        settings=M.Settings(channels=["alipay"], buyers_may_hold=True),
     )
     defaults = MerchantTerms(return_urls=("https://shop.test/",))
     assert terms_of(answer, defaults) == MerchantTerms(
         return_urls=defaults.return_urls,
         channels=frozenset({"alipay"}),
         is_test=True,
+        buyers_may_hold=True,
         status=MerchantStatus.SUSPENDED,
     )
+    assert not terms_of(M.GetMerchantSettingsResponse(), defaults).buyers_may_hold
+    assert terms_of(
+        M.GetMerchantSettingsResponse(), MerchantTerms(buyers_may_hold=True)
+    ).buyers_may_hold
 
 
 async def test_the_page_says_who_is_paid_and_what_for(

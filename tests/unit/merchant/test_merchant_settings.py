@@ -29,6 +29,7 @@ FULL = ShopSettings(
     integer_amounts=IntegerAmounts.MINOR,
     channels=("sandbox",),
     ship_on_authorized=True,
+    buyers_may_hold=True,
 )
 
 
@@ -42,8 +43,11 @@ def test_what_is_stored_is_read_as_it_was(settings: ShopSettings) -> None:
     assert ShopSettings.from_body(settings.body()) == settings
     assert settings.body().isascii()
     older = {**json.loads(settings.body())}
-    del older["ship_on_authorized"]  # versions of before lack it
-    assert ShopSettings.from_body(json.dumps(older)) == replace(settings, ship_on_authorized=False)
+    for name in ("ship_on_authorized", "buyers_may_hold"):  # versions of before lack them
+        del older[name]
+    assert ShopSettings.from_body(json.dumps(older)) == replace(
+        settings, ship_on_authorized=False, buyers_may_hold=False
+    )
 
 
 @pytest.mark.parametrize(

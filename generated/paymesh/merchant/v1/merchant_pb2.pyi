@@ -629,6 +629,7 @@ class Settings(_message.Message):
     INTEGER_AMOUNTS_FIELD_NUMBER: _builtins.int
     CHANNELS_FIELD_NUMBER: _builtins.int
     SHIP_ON_AUTHORIZED_FIELD_NUMBER: _builtins.int
+    BUYERS_MAY_HOLD_FIELD_NUMBER: _builtins.int
     late_money: Global___LateMoney.ValueType
     """What becomes of late money."""
     payment_window_minutes: _builtins.int
@@ -637,6 +638,8 @@ class Settings(_message.Message):
     """How bare integers are read as amounts."""
     ship_on_authorized: _builtins.bool
     """An order whose money is held may be shipped: ShipOrder captures the whole hold first. Otherwise the shop captures it before it ships."""
+    buyers_may_hold: _builtins.bool
+    """A buyer may ask for capture MANUAL himself: his order then waits for the shop and keeps its stock until the hold ends. The shop itself always may."""
     @_builtins.property
     def return_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Beginnings of the URLs to which a cashier may send a buyer back; each has a host and a slash after it."""
@@ -664,10 +667,11 @@ class Settings(_message.Message):
         integer_amounts: Global___IntegerAmounts.ValueType = ...,
         channels: _abc.Iterable[_builtins.str] | None = ...,
         ship_on_authorized: _builtins.bool = ...,
+        buyers_may_hold: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "discount", b"discount", "integer_amounts", b"integer_amounts", "late_money", b"late_money", "payment_window_minutes", b"payment_window_minutes", "return_urls", b"return_urls", "ship_on_authorized", b"ship_on_authorized", "shipping", b"shipping"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyers_may_hold", b"buyers_may_hold", "channels", b"channels", "discount", b"discount", "integer_amounts", b"integer_amounts", "late_money", b"late_money", "payment_window_minutes", b"payment_window_minutes", "return_urls", b"return_urls", "ship_on_authorized", b"ship_on_authorized", "shipping", b"shipping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

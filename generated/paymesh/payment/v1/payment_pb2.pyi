@@ -470,7 +470,9 @@ class ChargeRequest(_message.Message):
     seckill_ticket: _builtins.str
     """Ticket of SeckillAction, when the order comes from a flash sale; also the header X-Seckill-Ticket."""
     capture: Global___CaptureMode.ValueType
-    """MANUAL: only holds the money; the answer is AUTHORIZED. Refused where the channel cannot hold money, for a wallet, and for an order of a flash sale."""
+    """MANUAL: only holds the money; the answer is AUTHORIZED. Refused unless the shop's setting buyers_may_hold allows it, where the channel cannot hold
+    money, for a wallet, and for an order of a flash sale.
+    """
     channel: _builtins.str
     """A channel account of the merchant, or a provider for its default account there, or "sandbox". Empty: the merchant's default account, else
     "sandbox". It must take what the buyer pays with.
@@ -606,8 +608,8 @@ class CreatePaymentRequest(_message.Message):
     notify_url: _builtins.str
     """From a merchant: where it is told about the payment; kept with the order."""
     capture: Global___CaptureMode.ValueType
-    """MANUAL: when the buyer pays, the channel only holds the money, and the payment is AUTHORIZED. Refused where the channel cannot hold money, and for
-    an order of a flash sale.
+    """MANUAL: when the buyer pays, the channel only holds the money, and the payment is AUTHORIZED. Refused where the channel cannot hold money, for an
+    order of a flash sale, and from a buyer unless the shop's setting buyers_may_hold allows it.
     """
     @_builtins.property
     def order(self) -> Global___OrderData:
