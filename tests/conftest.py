@@ -49,7 +49,10 @@ _SETTINGS = (
     "CONSUL_HTTP_",
 )
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
-PROOF = bool(os.environ.get("PAYMESH_PROOF"))
+# PMTEST_PROOF tells the processes of `pytest -n`, which find no PAYMESH_ variable any more.
+PROOF = bool(os.environ.get("PAYMESH_PROOF") or os.environ.get("PMTEST_PROOF"))
+if PROOF:
+    os.environ["PMTEST_PROOF"] = "1"
 DRAWN_SHARE = 0.1
 
 

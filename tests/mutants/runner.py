@@ -183,6 +183,7 @@ class Copy:
             name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the second run is quicker
+        environment.pop("PMTEST_PROOF", None)  # a few rounds show what is missing
         done = subprocess.run(
             [
                 sys.executable,
