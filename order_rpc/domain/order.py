@@ -282,16 +282,17 @@ class Order:
         return replace(self._without_hold(self._step(Verb.CANCEL, at)), cancelled_at=at)
 
     def hold(self, payment_id: str, money: HeldMoney, *, at: datetime) -> Order:
-        """This order, which waits for its shop as long as its money is held; itself when that was
-        known. It comes back from a cancel: its payments are closed to new ones, so its time to pay
-        is over with that hold.
+        """This order, which waits for its shop as long as its money is held; itself when it waits
+        for that. It comes back from a cancel: its payments are closed to new ones, so its time to
+        pay is over with that hold.
 
         Raises:
             OrderStateInvalid: it waits for no money.
         """
-        if self.held is not None and (self.held.payment_id, self.held.money) == (payment_id, money):
-            return self
         if self.state is OrderState.PENDING_PAYMENT:
+            known = self.held
+            if known is not None and (known.payment_id, known.money) == (payment_id, money):
+                return self
             waiting, due = self._changed(at), self.held.pay_until if self.held else self.expires_at
         else:
             waiting, due = self._step(Verb.HOLD, at), at

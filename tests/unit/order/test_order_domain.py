@@ -21,6 +21,7 @@ from order_rpc.domain.errors import (
     ProductNotFound,
     TotalTooLarge,
 )
+from order_rpc.domain.hold import HeldMoney
 from order_rpc.domain.order import Order, OrderState, Verb, next_state
 from order_rpc.domain.order_line import NewLine, OrderLine, price_lines
 from order_rpc.domain.payment import Disposition, KnownPayment, PaymentSnapshot, decide
@@ -367,6 +368,17 @@ def test_a_newer_snapshot_keeps_the_disposition() -> None:
 
 def test_an_undecided_payment_is_answered_noted() -> None:
     assert KnownPayment.first_seen(snapshot(state="PAYING"), at=EPOCH).answer is Disposition.NOTED
+
+
+def test_an_order_comes_back_for_the_very_hold_that_it_was_cancelled_with() -> None:
+    placed = order()
+    money = HeldMoney(amount=placed.amount, until=EPOCH + timedelta(days=7))
+    held = placed.hold("PAY1", money, at=EPOCH)
+    assert held.hold("PAY1", money, at=EPOCH) is held
+    cancelling = held.begin_cancel(reason="not paid in time", at=EPOCH)
+    back = cancelling.hold("PAY1", money, at=EPOCH)  # by a clock that was ahead
+    assert (back.state, back.cancel_reason) == (OrderState.PENDING_PAYMENT, "")
+    assert back.version == cancelling.version + 1
 
 
 def test_an_order_that_cost_something_is_not_cancelled_as_a_free_one() -> None:
