@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.audit import Violation
@@ -22,6 +22,8 @@ _A, _L = CHANNEL_ACCOUNT.c, CHANNEL_ACCOUNT_CHANGE.c
 
 async def check_accounts(db: Database) -> AsyncIterator[Violation]:
     """Every account against the last version in its log, and every log against its account."""
+    async for violation in _unlogged(db):
+        yield violation
     after = ""
     while True:
         rows = await db.read(_page, after)
@@ -33,6 +35,30 @@ async def check_accounts(db: Database) -> AsyncIterator[Violation]:
         if len(rows) < PAGE:
             return
         after = rows[-1].account_id
+
+
+async def _unlogged(db: Database) -> AsyncIterator[Violation]:
+    """Accounts without a log, which nobody added by paymesh."""
+    after = ""
+    while True:
+        ids = await db.read(_unlogged_page, after)
+        for account_id in ids:
+            yield Violation(
+                check="account_logged", subject=account_id, detail="it has no log: it was not added"
+            )
+        if len(ids) < PAGE:
+            return
+        after = ids[-1]
+
+
+async def _unlogged_page(tx: AsyncConnection, after: str) -> Sequence[str]:
+    found = await tx.execute(
+        select(_A.account_id)
+        .where(_A.account_id > after, ~exists().where(_L.account_id == _A.account_id))
+        .order_by(_A.account_id)
+        .limit(PAGE)
+    )
+    return found.scalars().all()
 
 
 async def _page(tx: AsyncConnection, after: str) -> Sequence[Any]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, insert, update
 
 from mesh.audit import AuditTolerance
 from payment_rpc.audit import accounts as account_audit
@@ -72,4 +72,19 @@ async def test_an_account_that_was_taken_away_is_found(accounts: Accounts) -> No
     await accounts.world.execute(delete(CHANNEL_ACCOUNT))
     assert await found_in(accounts.world) == [
         (account.account_id, "its log is there, and the account is not")
+    ]
+
+
+async def test_accounts_that_were_put_there_by_hand_are_found(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account_audit, "PAGE", 1)
+    account = await accounts.create()
+    (row,) = await accounts.world.rows(CHANNEL_ACCOUNT)
+    by_hand = [f"{account.account_id[:-1]}{end}" for end in "xyz"]
+    for account_id in by_hand:
+        copy = {**row, "account_id": account_id, "merchant_id": "thief" + account_id[-1]}
+        await accounts.world.execute(insert(CHANNEL_ACCOUNT).values(copy))
+    assert await found_in(accounts.world) == [
+        (account_id, "it has no log: it was not added") for account_id in by_hand
     ]
