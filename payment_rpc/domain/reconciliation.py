@@ -205,7 +205,13 @@ class Matching:
     ) -> Iterator[Finding]:
         """Findings about refunds of the day without a line."""
         for refund in ours:
-            if self._index.lists_refund(refund.refund_id):
+            # of one that did not come back here, the line that it did is a difference already
+            is_listed = (
+                self._index.lists_sent
+                if refund.state is RefundState.REVERSED
+                else self._index.lists_refund
+            )
+            if is_listed(refund.refund_id):
                 continue
             missing = Finding(
                 key=self._absent(refund.refund_id),

@@ -23,6 +23,7 @@ class StatementIndex:
         self._trades: set[int] = set()
         self._attempt_ids: set[int] = set()
         self._refund_ids: set[int] = set()
+        self._sent_ids: set[int] = set()
 
     def see(self, entry: Entry) -> None:
         """Takes note of the next entry, the first time that the statement is read."""
@@ -40,6 +41,8 @@ class StatementIndex:
         if isinstance(entry, Line) and entry.type is LineType.CAPTURE:
             self._trades.add(hash((entry.attempt_id, entry.trade_no)))
         self._refund_ids.add(hash(entry.refund_id))
+        if isinstance(entry, BadLine) or entry.type is LineType.REFUND:
+            self._sent_ids.add(hash(entry.refund_id))
 
     def saw_all(self) -> None:
         """The statement was read to its end; the next line is its first one again."""
@@ -61,6 +64,12 @@ class StatementIndex:
     def lists_refund(self, refund_id: str) -> bool:
         """Whether there is a line of a refund."""
         return hash(refund_id) in self._refund_ids
+
+    def lists_sent(self, refund_id: str) -> bool:
+        """Whether there is a line by which a refund went out, or one about it that cannot be read.
+        That it came back is another line.
+        """
+        return hash(refund_id) in self._sent_ids
 
     def lists_trade(self, attempt_id: str, trade_no: str) -> bool:
         """Whether there is a capture of an attempt under a number of the channel's."""

@@ -13,7 +13,7 @@ from payment_rpc.domain.difference import Difference, DifferenceState, Finding, 
 from payment_rpc.domain.errors import DifferenceStateInvalid
 from payment_rpc.domain.ledger import Side
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.domain.statement import Line, LineType
+from payment_rpc.domain.statement import Line, LineType, parse_statement
 from tests.builders.payment import an_attempt
 from tests.builders.statements import (
     CAPTURE,
@@ -24,6 +24,7 @@ from tests.builders.statements import (
     REFUND,
     findings,
     matching_of,
+    statement,
 )
 from tests.support.fakes import EPOCH
 
@@ -105,6 +106,15 @@ def test_a_refund_under_another_number_is_a_difference(state: RefundState) -> No
     assert findings(REFUND, refund=replace(OUR_REFUND, state=state)) == []
     (found,) = findings(REFUND, refund=replace(OUR_REFUND, state=state, refund_no="R9"))
     assert found.kind is Kind.REFERENCE_MISMATCH
+
+
+def test_a_refund_that_came_back_is_missing_when_its_going_out_is() -> None:
+    back = REFUND.replace("REFUND", "REFUND_REVERSED")
+    ours = replace(OUR_REFUND, state=RefundState.REVERSED)
+    for lines, missing in (((back,), True), ((REFUND, back), False)):
+        matching = matching_of(parse_statement(statement(*lines)))
+        found = list(matching.missing_refunds([ours], elsewhere={}))
+        assert [finding.kind for finding in found] == [Kind.REFUND_MISSING_CHANNEL] * missing
 
 
 CNY = "CNY"
