@@ -108,9 +108,9 @@ async def begin(
     content_hash: str,
     lines: int,
     line_errors: Sequence[str],
-) -> None:
-    """Stores a statement, as `packed` made it, unless another process was faster."""
-    await tx.execute(
+) -> bool:
+    """Stores a statement, as `packed` made it; False when another process was faster."""
+    stored = await tx.execute(
         update(STATEMENT_IMPORT)
         .where(_I.import_id == fetching.import_id, _I.state == "FETCHING")
         .values(
@@ -121,13 +121,19 @@ async def begin(
             line_errors=json.dumps(line_errors, ensure_ascii=False),
         )
     )
+    return stored.rowcount == 1
 
 
-async def fail(tx: AsyncConnection, fetching: StatementImport, *, error: str, at: datetime) -> None:
+async def fail(tx: AsyncConnection, failing: StatementImport, *, error: str, at: datetime) -> None:
     """The import is FAILED, unless another process was luckier."""
     await tx.execute(
         update(STATEMENT_IMPORT)
-        .where(_I.import_id == fetching.import_id, _I.state == "FETCHING")
+        .where(
+            _I.import_id == failing.import_id,
+            _I.state == failing.state,
+            _I.state.in_(_UNFINISHED),
+            _I.processed == failing.processed,
+        )
         .values(state="FAILED", error=error[:500], finished_at=at)
     )
 

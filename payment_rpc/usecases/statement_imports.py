@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.bad_rows import Quarantine
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import InvalidArgument, MeshError
+from mesh.errors import Conflict, InvalidArgument, MeshError, OutcomeUnknown, Unavailable
 from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from mesh.logs import get_logger
@@ -31,7 +31,7 @@ from payment_rpc.channels import Channel
 from payment_rpc.channels.capabilities import Capabilities, FeeKnown, StatementKind
 from payment_rpc.channels.registry import Channels
 from payment_rpc.domain.difference import Finding
-from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.errors import ChannelNotSupported, ChannelUnavailable
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund, UnbookedFee
 from payment_rpc.domain.statement import BadLine, Line, StatementUnreadable
 from payment_rpc.store import differences, ledger, own_records, payments
@@ -124,7 +124,17 @@ class StatementImports:
             self._reading = None  # another process may have finished the one that was read here
             return 0
         try:
-            running = await self._db.read(imports.get_import, import_id)
+            await self._step(await self._db.read(imports.get_import, import_id))
+        except Stopped:
+            return 0
+        except (Unavailable, OutcomeUnknown, Conflict, FailpointRaised):
+            raise  # it is not caused by this import
+        except Exception as error:  # noqa: BLE001  logged with its id: the imports behind it go on
+            self._quarantine.add((import_id,), error)
+        return 1
+
+    async def _step(self, running: StatementImport) -> None:
+        try:
             channel = await self._channels.get(running.channel)
             if running.state == "FETCHING":
                 await self._fetch(running, channel)
@@ -133,23 +143,15 @@ class StatementImports:
                 await self._advance(running, channel)
                 # as long as it took: at least half of the process's time is left to calls
                 await asyncio.sleep(min(perf_counter() - begin, REST_SECONDS_MAX))
-        except Stopped:
-            return 0
-        except (MeshError, FailpointRaised):
-            raise
-        except Exception as error:  # noqa: BLE001  logged with its id: the imports behind it go on
-            self._quarantine.add((import_id,), error)
-        return 1
+        except (ChannelUnavailable, ChannelNotSupported, StatementUnreadable) as problem:
+            message = problem.message if isinstance(problem, MeshError) else str(problem)
+            await self._db.run(imports.fail, running, error=message, at=self._clock.now())
 
     async def _fetch(self, running: StatementImport, channel: Channel) -> None:
-        try:
-            content = await self._fetched(running, channel)
-            reading = await self._read(running, channel, content)
-        except (ChannelUnavailable, StatementUnreadable) as problem:
-            message = problem.message if isinstance(problem, ChannelUnavailable) else str(problem)
-            await self._db.run(imports.fail, running, error=message, at=self._clock.now())
-            return
-        await self._db.run(
+        until = None if running.is_complete else self._clock.now()
+        content = await self._fetched(channel, date.fromisoformat(running.date), until=until)
+        reading = await self._read(running, channel, content)
+        is_stored = await self._db.run(
             imports.begin,
             running,
             content=await asyncio.to_thread(imports.packed, content),
@@ -157,15 +159,14 @@ class StatementImports:
             lines=reading.index.lines,
             line_errors=tuple(reading.line_errors),
         )
-        self._reading = reading
+        # what another process stored may have other lines: then that is compared, here too
+        self._reading = reading if is_stored else None
 
-    async def _fetched(self, running: StatementImport, channel: Channel) -> bytes:
+    async def _fetched(
+        self, channel: Channel, day: date, *, until: datetime | None = None
+    ) -> bytes:
         fetching = asyncio.ensure_future(
-            channel.statement(
-                date.fromisoformat(running.date),
-                timeout_seconds=FETCH_SECONDS,
-                until=None if running.is_complete else self._clock.now(),
-            )
+            channel.statement(day, timeout_seconds=FETCH_SECONDS, until=until)
         )
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -181,9 +182,13 @@ class StatementImports:
         if self._reading is None or self._reading.import_id != running.import_id:
             self._reading = None  # never two of them at once
             packed = await self._db.read(imports.content_of, running.import_id)
+            if not packed:
+                return  # another process has finished it meanwhile
             content = await asyncio.to_thread(imports.unpacked, packed)
             self._reading = await self._read(running, channel, content)
         reading = self._reading
+        if reading.index.lines != running.lines:
+            raise StatementUnreadable("this version reads other lines in it: import it again")
         matching = Matching(
             reading.index,
             channel=running.channel,
@@ -287,7 +292,9 @@ class StatementImports:
         the day after are read first: the line may be there.
         """
         day = date.fromisoformat(running.date)
-        adjacent = AdjacentDays(channel, day, pace=self._pace, timeout_seconds=FETCH_SECONDS)
+        adjacent = AdjacentDays(
+            channel, day, pace=self._pace, fetch=partial(self._fetched, channel)
+        )
         bounds = channel.capabilities.statement_day.bounds(day)
         async for captures, refunds in self._our_day(running, bounds):
             lost = [

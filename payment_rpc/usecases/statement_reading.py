@@ -5,7 +5,7 @@ waits for neither, and the memory that it needs is that of the file and of a has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import islice
 
@@ -88,11 +88,19 @@ class AdjacentDays:
     any. They are fetched when they are first asked for.
     """
 
-    def __init__(self, channel: Channel, day: date, *, pace: Pace, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        day: date,
+        *,
+        pace: Pace,
+        fetch: Callable[[date], Awaitable[bytes]],
+    ) -> None:
+        """`fetch`: gives the channel's statement of a day; a process that ends stops it."""
         self._channel = channel
         self._days = [day + timedelta(days=step) for step in (-1, 1)]
         self._pace = pace
-        self._timeout_seconds = timeout_seconds
+        self._fetch = fetch
         self._subjects: dict[date, set[int]] | None = None
 
     async def of(self, subjects: Sequence[str]) -> Mapping[str, str]:
@@ -112,7 +120,7 @@ class AdjacentDays:
 
     async def _read(self, day: date) -> set[int]:
         try:
-            content = await self._channel.statement(day, timeout_seconds=self._timeout_seconds)
+            content = await self._fetch(day)
             return await asyncio.to_thread(self._index, content, day)
         except (ChannelUnavailable, StatementUnreadable):
             # the import of that day finds the line and turns the difference into a CUTOFF_SHIFT
@@ -122,5 +130,5 @@ class AdjacentDays:
         return {
             hash(entry.attempt_id if entry.type is LineType.CAPTURE else entry.refund_id)
             for entry in self._pace.paced(self._channel.parse_statement(content, day))
-            if isinstance(entry, Line)
+            if isinstance(entry, Line) and entry.type in (LineType.CAPTURE, LineType.REFUND)
         }

@@ -48,6 +48,38 @@ MUTANTS = [
         old='_I.state == "FETCHING") .values( state="RUNNING",',
         new='True) .values( state="RUNNING",',
     ),
+    _imports(
+        "lines of a file that was not stored are not compared",
+        f"{_SO_FAR}::test_lines_of_a_file_that_was_not_stored_are_not_compared[sqlite]",
+        old="reading if is_stored else None",
+        new="reading",
+    ),
+    _imports(
+        "an import whose channel is gone fails",
+        f"{_SO_FAR}::test_an_import_whose_channel_cannot_be_opened_any_more_fails_and_blocks_no_other[sqlite-0]",
+        old="except (ChannelUnavailable, ChannelNotSupported, StatementUnreadable)",
+        new="except (ChannelUnavailable, StatementUnreadable)",
+    ),
+    _imports(
+        "a file is read as it was when it was stored",
+        f"{_SO_FAR}::test_a_file_that_another_version_reads_otherwise_fails_its_import[sqlite]",
+        old="if reading.index.lines != running.lines:",
+        new="if False:",
+    ),
+    _mutant(
+        "a refund that came back does not stand for the refund",
+        "test_reconciliation_boundaries.py::test_a_refund_that_came_back_is_missing_when_its_going_out_is",
+        "domain/reconciliation.py",
+        old="if refund.state is RefundState.REVERSED else self._index.lists_refund",
+        new="if False else self._index.lists_refund",
+    ),
+    _mutant(
+        "an account without a log is found",
+        "test_account_audit.py::test_accounts_that_were_put_there_by_hand_are_found[sqlite]",
+        "audit/accounts.py",
+        old="async for violation in _unlogged(db):\n        yield violation",
+        new="",
+    ),
     _mutant(
         "an import under way is not begun again",
         f"{_SO_FAR}::test_an_import_that_is_under_way_is_the_one_that_is_asked_for[sqlite]",

@@ -17,7 +17,7 @@ import pytest
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from payment_rpc.channels.capabilities import FeeKnown, StatementKind
-from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.errors import ChannelNotSupported, ChannelUnavailable
 from payment_rpc.domain.payment import Payment
 from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, STATEMENT_DIFFERENCE, STATEMENT_IMPORT
@@ -243,3 +243,109 @@ async def test_of_two_processes_that_fetch_one_statement_the_first_counts(
     gives(shop, overtaken)
     done = await imported(shop, so_far=True)
     assert (done.state, done.lines, done.processed, done.matched) == ("DONE", 1, 1, 1)
+
+
+async def test_lines_of_a_file_that_was_not_stored_are_not_compared(shop: PaymentWorld) -> None:
+    payment, first_line = await sold(shop)
+    unknown = line(payment, attempt="ATT-OF-NOBODY")
+    other = shop.make_app().statement_imports
+
+    async def overtaken(_day: Any, **_how: Any) -> bytes:
+        lists(shop, unknown, first_line)
+        assert await other.run_once()  # fetches it, and dies
+        return statement()
+
+    shop.clock.advance(DAY_SECONDS)
+    gives(shop, overtaken)
+    imports = shop.app.statement_imports
+    begun = await imports.import_statement("sandbox", TODAY)
+    for _ in range(3):
+        await imports.run_once()
+    done = await imports.get_statement_import(begun.import_id)
+    assert (done.state, done.lines, done.processed) == ("DONE", 2, 2)
+    assert await kinds(shop) == ["MISSING_LOCAL"]
+
+
+@pytest.mark.parametrize("steps_before", [0, 1])
+async def test_an_import_whose_channel_cannot_be_opened_any_more_fails_and_blocks_no_other(
+    shop: PaymentWorld, monkeypatch: pytest.MonkeyPatch, steps_before: int
+) -> None:
+    lists(shop)
+    imports = shop.app.statement_imports
+    stuck = await imports.import_statement("sandbox", TODAY, so_far=True)
+    for _ in range(steps_before):
+        await imports.run_once()
+    get = imports._channels.get
+
+    async def is_gone(name: str) -> Any:
+        raise (ChannelNotSupported, ChannelUnavailable)[steps_before]("its key is lost")
+
+    monkeypatch.setattr(imports._channels, "get", is_gone)
+    assert await imports.run_once() == 1
+    monkeypatch.setattr(imports._channels, "get", get)
+    failed = await imports.get_statement_import(stuck.import_id)
+    assert (failed.state, failed.error) == ("FAILED", "its key is lost")
+    assert (await imported(shop, so_far=True)).state == "DONE"
+
+
+async def test_a_file_that_another_version_reads_otherwise_fails_its_import(
+    shop: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first_line = await sold(shop)
+    lists(shop, first_line)
+    imports = shop.app.statement_imports
+    begun = await imports.import_statement("sandbox", TODAY, so_far=True)
+    await imports.run_once()
+    monkeypatch.setattr(shop.channel, "parse_statement", lambda _content, _day: iter(()))
+    after_upgrade = shop.make_app().statement_imports
+    assert await after_upgrade.run_once() == 1
+    failed = await imports.get_statement_import(begun.import_id)
+    assert (failed.state, failed.processed) == ("FAILED", 0)
+    assert failed.error == "this version reads other lines in it: import it again"
+    assert await after_upgrade.run_once() == 0
+
+
+async def test_an_import_that_another_process_finishes_is_no_bad_row(
+    shop: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists(shop)
+    imports, other = shop.app.statement_imports, shop.make_app().statement_imports
+    await imports.import_statement("sandbox", TODAY, so_far=True)
+    assert await other.run_once()
+    get = imports._channels.get
+
+    async def meanwhile(name: str) -> Any:
+        while await other.run_once():
+            pass
+        return await get(name)
+
+    monkeypatch.setattr(imports._channels, "get", meanwhile)
+    bad: list[Any] = []
+    monkeypatch.setattr(imports._quarantine, "add", lambda *what: bad.append(what))
+    await imports.run_once()
+    assert bad == []
+
+
+async def test_a_process_that_ends_waits_for_no_statement_of_an_adjacent_day(
+    shop: PaymentWorld,
+) -> None:
+    await sold(shop)
+    imports = shop.app.statement_imports
+    asked = asyncio.Event()
+
+    async def first_only(day: Any, **_how: Any) -> bytes:
+        if day.isoformat() != TODAY:
+            asked.set()
+            await asyncio.Event().wait()
+        return statement()
+
+    shop.clock.advance(DAY_SECONDS)
+    gives(shop, first_only)
+    begun = await imports.import_statement("sandbox", TODAY)
+    assert await imports.run_once() == 1
+    working = asyncio.ensure_future(imports.run_once())
+    await asked.wait()
+    imports.stop()
+    assert await asyncio.wait_for(working, 10) == 0
+    assert (await imports.get_statement_import(begun.import_id)).state == "RUNNING"
+    assert await kinds(shop) == []
