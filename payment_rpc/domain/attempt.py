@@ -224,7 +224,8 @@ class Attempt:
         self, amount: Money, *, capture_id: str, lease: timedelta, at: datetime
     ) -> Attempt:
         """The held money, or a part of it, is about to be taken, for the first time or once more
-        under the same key. It is queried again when the lease is over.
+        under the same key. It is queried again when the lease is over, and each time later: a
+        channel that refuses it is not asked every minute until the hold ends.
 
         Raises:
             PaymentStateInvalid: no money is held, or another capture is under way.
@@ -236,13 +237,16 @@ class Attempt:
             raise PaymentStateInvalid(
                 f"an attempt in state {self.state} is not captured", payment_id=self.payment_id
             )
+        is_first = self.capture_amount is None
+        pause = lease if is_first else max(lease, self._pause(self.state))
         return replace(
             self._changed(at),
             capture_id=capture_id,
             capture_amount=amount,
             capture_sends=self.capture_sends + 1,
             lease_until=at + lease,
-            next_query_at=at + lease,
+            next_query_at=at + pause,
+            queries=0 if is_first else self.queries,  # it was asked about while it was held
         )
 
     def withdraw_capture(self, *, at: datetime) -> Attempt:

@@ -118,4 +118,20 @@ MUTANTS = [
         fails="test_paypal_adapter.py::"
         "test_held_money_that_was_not_taken_is_told_by_the_capture_alone[1000-False]",
     ),
+    _mutant(
+        "domain/attempt",
+        "a channel that refuses a capture is not asked for it every minute",
+        old="pause = lease if is_first else max(lease, self._pause(self.state))",
+        new="pause = lease",
+        fails="test_captures.py::"
+        "test_a_capture_that_is_refused_each_time_is_sent_less_and_less[sqlite]",
+    ),
+    _mutant(
+        "domain/attempt",
+        "a capture does not wait for what was asked about while the money was held",
+        old="queries=0 if is_first else self.queries,",
+        new="queries=self.queries,",
+        fails="test_captures.py::"
+        "test_a_capture_that_is_refused_each_time_is_sent_less_and_less[sqlite]",
+    ),
 ]

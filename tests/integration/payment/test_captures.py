@@ -298,6 +298,32 @@ async def test_a_refusal_of_a_capture_that_was_sent_before_proves_nothing(
     assert (await world.payment(held.payment_id)).state is PaymentState.SUCCESS
 
 
+async def test_a_capture_that_is_refused_each_time_is_sent_less_and_less(
+    world: PaymentWorld,
+) -> None:
+    channel = holding(world)
+    held = await held_payment(world, channel)
+    for _ in range(20):  # it was asked about while it was held
+        world.clock.advance(3600)
+        await world.app.polling.run_once()
+    channel.says = [ChannelStatus.UNKNOWN, *[ChannelStatus.AUTHORIZED] * 1000]
+    await capture(world, held)
+    sent = []
+    for _ in range(12):
+        world.clock.advance(LEASE_SECONDS + 1)
+        await world.app.polling.run_once()
+        sent.append(len(channel.captures))
+    assert sent[:2] == [2, 3]
+    for _ in range(3 * 24):
+        world.clock.advance(3600)
+        await world.app.polling.run_once()
+    assert sent[-1] < len(channel.captures) < 20
+    channel.says = []
+    world.clock.advance(86_400)
+    await world.app.polling.run_once()
+    assert (await world.payment(held.payment_id)).state is PaymentState.SUCCESS
+
+
 async def test_a_hold_that_ended_before_the_capture_arrived_ends_the_payment(
     world: PaymentWorld,
 ) -> None:
