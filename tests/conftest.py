@@ -13,7 +13,7 @@ import math
 import os
 import random
 import ssl
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,9 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test's marker is its folder. Of the cases of a test that all run on SQLite, a share runs on
-    MariaDB; all of them do in the proof, and when a test is named."""
+    MariaDB, and of a test with the marker `drawn(n)` so many cases run; all of them do in the
+    proof, and when a test is named.
+    """
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
@@ -117,7 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(folder)
     if PROOF or any("::" in argument for argument in config.args):
         return
-    left_out = _not_drawn([item.nodeid for item in items])
+    left_out = _not_drawn([item.nodeid for item in items]) | _cases_not_drawn(items)
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
     items[:] = [item for item in items if item.nodeid not in left_out]
 
@@ -134,6 +136,24 @@ def _not_drawn(names: list[str]) -> set[str]:
         for test, of_test in cases.items()
         for name in random.Random(f"{SEED} {test}").sample(
             of_test, len(of_test) - math.ceil(len(of_test) * DRAWN_SHARE)
+        )
+    }
+
+
+def _cases_not_drawn(items: Sequence[pytest.Item]) -> set[str]:
+    """Of each test that costs seconds for each of its many cases, those that run another time."""
+    counts: dict[str, int] = {}
+    cases: dict[str, list[str]] = {}
+    for item in items:
+        if (drawn := item.get_closest_marker("drawn")) is not None:
+            test = item.nodeid.partition("[")[0]
+            counts[test] = drawn.args[0]
+            cases.setdefault(test, []).append(item.nodeid)
+    return {
+        name
+        for test, of_test in cases.items()
+        for name in random.Random(f"{SEED} cases of {test}").sample(
+            of_test, max(0, len(of_test) - counts[test])
         )
     }
 

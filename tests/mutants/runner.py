@@ -51,7 +51,7 @@ COPIED = (
     "tools",
     "pyproject.toml",
 )
-PER_LIST = 1  # mutants of each list in a run that is not the proof
+LISTS = 10  # of which a run that is not the proof takes one mutant each
 TEST_SECONDS = 60  # of one test in a copy: what hangs was not caught by an assertion
 RUN_SECONDS = 1800  # of one pytest, which may run all tests that are named
 # Reasons that say that the mutant is broken rather than caught.
@@ -89,13 +89,10 @@ def all_lists() -> dict[str, list[Mutant]]:
     }
 
 
-def choose(lists: dict[str, list[Mutant]], *, seed: str, per_list: int = PER_LIST) -> list[Mutant]:
-    """A few of each list: the same in every process of a run, others with another seed."""
-    return [
-        mutant
-        for name, mutants in lists.items()
-        for mutant in random.Random(f"{seed} {name}").sample(mutants, min(per_list, len(mutants)))
-    ]
+def choose(lists: dict[str, list[Mutant]], *, seed: str, count: int = LISTS) -> list[Mutant]:
+    """One of each of some lists: the same in every process of a run, others with another seed."""
+    drawn = random.Random(seed).sample(sorted(lists), min(count, len(lists)))
+    return [random.Random(f"{seed} {name}").choice(lists[name]) for name in drawn]
 
 
 def mutated(mutant: Mutant) -> dict[str, str]:

@@ -1,5 +1,5 @@
 """Every guard with a named mutant is needed: without it, the test that is named beside it fails.
-`make proof` removes each of them, every other run a few of each service, chosen by the seed that
+`make proof` removes each of them, every other run ten of different services, chosen by the seed that
 pytest prints. Those of Redis' scripts: test_seckill_script_mutants.py."""
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ def test_each_service_gets_a_database_that_no_other_can_read(
             pymysql.connect(host="127.0.0.1", port=own_mariadb.port, user=service, password="")
 
 
+@pytest.mark.drawn(8)
 @pytest.mark.parametrize(
     "name", [f"{service}{end}" for service in SERVICES for end in ("", "_migrate")]
 )

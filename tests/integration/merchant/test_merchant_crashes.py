@@ -86,6 +86,7 @@ async def problems(world: MerchantWorld) -> list[str]:
     ]
 
 
+@pytest.mark.drawn(8)
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_call_that_died_is_whole_or_never_was_and_comes_to_its_end(
     database_url: str, point: str

@@ -19,7 +19,7 @@ from tests.builders.provider_story import PART, ProviderStory, ShopHere
 from tests.conftest import PROOF
 from tests.support.fakes import FakeClock
 
-BATCH = 20  # races between two looks at what they left
+BATCH = 10  # races between two looks at what they left
 Rounds = Callable[[int, int], int]
 # what the provider did, though the shop does not hear it
 DOUBTS: list[tuple[str, dict[str, int]]] = [

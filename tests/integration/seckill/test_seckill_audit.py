@@ -203,6 +203,7 @@ async def test_a_sale_of_which_everything_holds(world: SeckillOrderWorld) -> Non
     assert await audit(world) == set()
 
 
+@pytest.mark.drawn(6)
 @on_one_database
 @pytest.mark.parametrize("damage", TAMPERED)
 async def test_each_thing_that_does_not_hold_is_found(

@@ -73,6 +73,7 @@ async def test_nothing_is_wrong_before(stage: Stage) -> None:
     assert await audited(stage.world, strict=True) == []
 
 
+@pytest.mark.drawn(40)
 @pytest.mark.parametrize("damage", ROWS)
 async def test_each_thing_that_somebody_changes_is_named(stage: Stage, damage: str) -> None:
     tamper, place, check = ROWS[damage]

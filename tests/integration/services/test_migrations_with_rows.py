@@ -49,6 +49,7 @@ def to_revision(service: str, url: str, revision: str) -> None:
     run(url, lambda connection: command.upgrade(migrations._config(service, connection), revision))
 
 
+@pytest.mark.drawn(12)
 @pytest.mark.parametrize(("service", "revision"), OLDER)
 def test_rows_of_every_older_revision_survive_to_the_newest(
     database_url_factory: Factory, service: str, revision: str
