@@ -27,6 +27,7 @@ class Broken(StrEnum):
     TOOK_REFUSED = "an order took money that it had refused"
     REVIVED_BY_LEAVING = "an order was revived by money that was on its way back"
     SHIPPED_WHILE_LEAVING = "an order was shipped while its money was on its way back"
+    TOOK_UNASKED = "the channel took of a hold what no capture of ours was to take"
     LET_GO_WHILE_CAPTURED = "held money was let go while it was being captured"
     # in every state
     TAKEN_TWICE = "the channel took the money of one attempt twice"
@@ -120,11 +121,13 @@ def needless_refusals(world: World) -> int:
 
 
 def _captured_at_channel(world: World, p: int) -> int:
-    captures = sum(
-        world.attempts[a].at_channel in (AtChannel.CAPTURED, AtChannel.WRONG)
-        for a in world.attempts_of(p)
+    amount = world.scenario.amount
+    units = sum(
+        attempt.units_at_channel
+        or amount * (attempt.at_channel in (AtChannel.CAPTURED, AtChannel.WRONG))
+        for attempt in (world.attempts[a] for a in world.attempts_of(p))
     )
-    return world.scenario.amount * (captures + (p == world.scenario.balance))
+    return units + amount * (p == world.scenario.balance)
 
 
 def _given_back(world: World, p: int) -> int:
@@ -137,6 +140,8 @@ def _payments(world: World) -> Iterator[str]:
     ended = (None, S.SUCCESS, S.LATE_REFUNDED, S.CONFLICTED, *WITHOUT_MONEY)
     for attempt in world.attempts:
         if attempt.captured != (attempt.at_channel in (AtChannel.CAPTURED, AtChannel.WRONG)):
+            yield Broken.LOST_SUCCESS
+        if attempt.units != attempt.units_at_channel:
             yield Broken.LOST_SUCCESS
     for refund in world.refunds.values():
         if refund.state not in (R.SUCCESS, R.FAILED, R.REVERSED):

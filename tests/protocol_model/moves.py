@@ -11,7 +11,16 @@ from payment_rpc.domain.attempt import AttemptState as A
 from payment_rpc.domain.payment import PaymentState as S
 from payment_rpc.domain.refund import RefundState as R
 from tests.protocol_model import kinds, order_rpc, payment_rpc, refunds
-from tests.protocol_model.world import MONEY, OPEN, UNDECIDED, AtChannel, Call, Fact, World
+from tests.protocol_model.world import (
+    MONEY,
+    OPEN,
+    UNDECIDED,
+    AtChannel,
+    Attempt,
+    Call,
+    Fact,
+    World,
+)
 
 Act = Callable[..., None]
 Move = tuple[str, bool, Act, tuple[Any, ...]]  # its name, whether it repairs, what it does, to what
@@ -28,6 +37,7 @@ _HEARD = {
     AtChannel.TOMBSTONE: Fact.LOST,
 }
 _REFUND_ANSWERS = (R.SUCCESS, R.FAILED, R.PENDING)
+_REST_GONE = (AtChannel.CLOSED, AtChannel.DECLINED, AtChannel.FAILED)
 _NO_NEWS = ((AtChannel.OPEN, A.PENDING), (AtChannel.HELD, A.AUTHORIZED))
 _CAPTURES = (AtChannel.CAPTURED, AtChannel.WRONG)
 
@@ -89,6 +99,8 @@ def _calls(world: World, out: list[Move]) -> None:
             )
         else:
             out.append((_NAMES[name], True, _finish, (i,)))
+            if name == "capture" and world.scenario.parts:
+                out.append(("a capture is refused", False, _refuse_capture, (i,)))
             if world.scenario.timeouts and name in ("fact", "refund fact"):
                 out.append(("an answer is unreadable", False, _unreadable, (i,)))
         out.append(("a call is lost", False, _lose, (i,)))
@@ -105,7 +117,13 @@ def _charge(world: World, i: int, answer: str) -> None:
         return
     if answer and attempt.at_channel is AtChannel.NOTHING:
         attempt.at_channel = AtChannel(answer)
-    world.call("fact", a, _HEARD[attempt.at_channel])
+    world.call("fact", a, *_heard(attempt))
+
+
+def _heard(attempt: Attempt) -> tuple[Any, ...]:
+    """What the channel says of an attempt, with what it took of held money in all."""
+    fact = _HEARD[attempt.at_channel]
+    return (fact, attempt.units_at_channel) if attempt.units_at_channel else (fact,)
 
 
 def _query(world: World, a: int) -> None:
@@ -113,7 +131,7 @@ def _query(world: World, a: int) -> None:
     if attempt.at_channel is AtChannel.NOTHING and attempt.leased and world.rules.lease:
         world.call("fact", a, Fact.UNKNOWN)  # somebody may still be sending it
     else:
-        world.call("fact", a, _HEARD[attempt.at_channel])
+        world.call("fact", a, *_heard(attempt))
 
 
 def _close(world: World, a: int) -> None:
@@ -123,15 +141,26 @@ def _close(world: World, a: int) -> None:
     elif (attempt.at_channel is AtChannel.OPEN and world.scenario.closable) or (
         attempt.at_channel is AtChannel.HELD and world.rules.void_held
     ):
-        attempt.at_channel = AtChannel.CLOSED
-    world.call("fact", a, _HEARD[attempt.at_channel])
+        _at_channel(world, a, AtChannel.CLOSED)
+    world.call("fact", a, *_heard(attempt))
 
 
-def _capture(world: World, a: int) -> None:
-    attempt = world.attempts[a]
-    if attempt.at_channel is AtChannel.HELD:
+def _capture(world: World, a: int, before: int = -1, keeps_rest: bool = False) -> None:
+    attempt, amount = world.attempts[a], world.scenario.amount
+    if attempt.at_channel is AtChannel.HELD and before < 0:
         attempt.at_channel = AtChannel.CAPTURED
-    world.call("fact", a, _HEARD[attempt.at_channel])
+    elif attempt.at_channel is AtChannel.HELD and (
+        attempt.units_at_channel == before or not world.rules.same_capture_key
+    ):
+        attempt.units_at_channel = attempt.units_at_channel + 1 if keeps_rest else amount
+        if attempt.units_at_channel == amount:
+            attempt.at_channel = AtChannel.CAPTURED
+    world.call("fact", a, *_heard(attempt))
+
+
+def _refuse_capture(world: World, i: int) -> None:
+    _, a, before, _ = world.calls.pop(i)
+    world.call("withdraw", a, before)
 
 
 def _refund(world: World, i: int, answer: R) -> None:
@@ -153,6 +182,7 @@ FINISH: dict[str, Act] = {
     "query": _query,
     "close": _close,
     "capture": _capture,
+    "withdraw": payment_rpc.withdraw,
     "fact": payment_rpc.apply_fact,
     "close payments": payment_rpc.close_order,
     "close answer": order_rpc.close_answered,
@@ -173,7 +203,7 @@ def _finish(world: World, i: int) -> None:
 
 
 def _unreadable(world: World, i: int) -> None:
-    name, subject, _ = world.calls.pop(i)
+    name, subject, *_ = world.calls.pop(i)
     FINISH[name](world, subject, Fact.UNKNOWN if name == "fact" else R.UNKNOWN)
 
 
@@ -241,13 +271,16 @@ def _undecided(world: World, p: int, out: list[Move], has_room: bool) -> None:
 def _captures(world: World, p: int) -> Iterator[Move]:
     """The shop captures held money; a worker sends a capture whose answer was lost once more."""
     for a in world.attempts_of(p):
-        attempt = world.attempts[a]
+        attempt, parts = world.attempts[a], world.scenario.parts
         if attempt.state is not A.AUTHORIZED or ("capture", a) in world.calls:
             continue
         if not attempt.capturing:
-            yield "shop captures", False, payment_rpc.capture, (a,)
+            yield "shop captures", False, payment_rpc.capture, (a, False) if parts else (a,)
+            if parts and attempt.units + 1 < world.scenario.amount:
+                yield "shop captures a part", False, payment_rpc.capture, (a, True)
         elif not attempt.leased and world.rules.capture_again:
-            yield "worker captures again", True, payment_rpc.capture, (a,)
+            same = (a, attempt.keeps_rest) if parts else (a,)
+            yield "worker captures again", True, payment_rpc.capture, same
 
 
 def _conflict(world: World, p: int, out: list[Move]) -> None:
@@ -270,14 +303,17 @@ def _attempt(world: World, a: int, out: list[Move], has_room: bool) -> None:
         scenario.punctual and any(call[:2] == ("charge", a) for call in world.calls)
     ):
         out.append(("lease ends", True, _end_lease, (a,)))
-    is_news = known in _CAPTURES or (is_open and (known, attempt.state) not in _NO_NEWS)
+    is_news = known in _CAPTURES or (
+        is_open
+        and ((known, attempt.state) not in _NO_NEWS or attempt.units != attempt.units_at_channel)
+    )
     if (
         is_news
         and not attempt.captured
         and known is not AtChannel.NOTHING
         and (world.rules.statement or is_open)
     ):
-        out.append(("channel calls back", True, payment_rpc.apply_fact, (a, _HEARD[known])))
+        out.append(("channel calls back", True, payment_rpc.apply_fact, (a, *_heard(attempt))))
     if not is_open:
         return
     state = world.payments[attempt.payment].state
@@ -337,7 +373,7 @@ def _channel(world: World, a: int, out: list[Move]) -> None:
         results = (
             AtChannel.CLOSED,
             *(AtChannel.DECLINED, AtChannel.FAILED)[: 2 * scenario.fails_later],
-            *(AtChannel.WRONG,)[: scenario.wrong_amounts],
+            *(AtChannel.WRONG,)[: scenario.wrong_amounts and not scenario.parts],
         )
         out.extend([("the hold ends", False, _at_channel, (a, result)) for result in results])
     elif scenario.late_captures and known in (
@@ -364,7 +400,11 @@ def _end_lease(world: World, a: int) -> None:
 
 
 def _at_channel(world: World, a: int, known: AtChannel) -> None:
-    world.attempts[a].at_channel = known
+    attempt = world.attempts[a]
+    # what was taken of a hold stays taken when the rest of it ends
+    attempt.at_channel = (
+        AtChannel.CAPTURED if attempt.units_at_channel and known in _REST_GONE else known
+    )
 
 
 # --- order, shelf, refunds ------------------------------------------------------------------------

@@ -39,6 +39,9 @@ _TWO_STUCK_REFUNDED = Scenario(
     merchant_refunds=1,
 )
 _HELD = Scenario(payments=1, calls=1, answers=("HELD",), holds=True)
+_PARTS = Scenario(payments=1, calls=1, amount=2, answers=("HELD",), holds=True, parts=True)
+_MORE_PARTS = Scenario(payments=1, calls=2, amount=3, answers=("HELD",), holds=True, parts=True)
+_LATE_PARTS = Scenario(payments=1, calls=3, amount=2, answers=("HELD",), holds=True, parts=True)
 _SECOND = Scenario(
     payments=1,
     attempts=2,
@@ -106,6 +109,10 @@ CAUGHT_IN: dict[str, tuple[Scenario, int]] = {
     "void_held": (_HELD, 23),
     "capture_or_void": (_HELD, 20),
     "capture_again": (_HELD, 1136),
+    "parts_once": (_PARTS, 309),
+    "same_capture_key": (_MORE_PARTS, 984),
+    "withdraw_once": (_LATE_PARTS, 2940),
+    "rest_ends_paid": (_PARTS, 380),
     "deadline_close": (_TWO_STUCK_REFUNDED, 3066),
     "precedence": (_TWO_WRONG, 56),
     "order_state": (_TWO_LATE, 278),

@@ -132,15 +132,33 @@ def send_again(world: World, a: int) -> None:
 # --- facts ----------------------------------------------------------------------------------------
 
 
-def apply_fact(world: World, a: int, fact: Fact) -> None:
-    """apply_channel_fact: all news of a channel end here."""
+def apply_fact(world: World, a: int, fact: Fact, units: int = 0) -> None:
+    """apply_channel_fact: all news of a channel end here. `units` is how much of held money it took
+    in all.
+    """
     attempt = world.attempts[a]
     if fact in (Fact.CAPTURED, Fact.WRONG):
-        _captured(world, a, fact)
+        _captured(world, a, fact, units)
     elif not attempt.captured and attempt.state in OPEN and not _is_older(attempt, fact):
         _not_captured(world, a, fact)
+        if fact is Fact.HELD and units:
+            _part_taken(world, a, units)
     if attempt.state not in OPEN:
         attempt.leased = attempt.capturing = False
+
+
+def _part_taken(world: World, a: int, units: int) -> None:
+    """A part of held money was taken and the rest is still held."""
+    attempt = world.attempts[a]
+    if units <= attempt.units and world.rules.parts_once:
+        return
+    if not attempt.capturing:
+        world.wrong(Broken.TOOK_UNASKED)
+        return
+    world.payments[attempt.payment].captured += max(1, units - attempt.units)
+    attempt.units = units
+    attempt.capturing = attempt.leased = attempt.keeps_rest = False
+    attempt.captures_sent = 0
 
 
 def _is_older(attempt: Attempt, fact: Fact) -> bool:
@@ -149,7 +167,7 @@ def _is_older(attempt: Attempt, fact: Fact) -> bool:
     return attempt.state is A.AUTHORIZED and fact in waits
 
 
-def _captured(world: World, a: int, fact: Fact) -> None:
+def _captured(world: World, a: int, fact: Fact, units: int = 0) -> None:
     attempt, rules = world.attempts[a], world.rules
     p = attempt.payment
     payment = world.payments[p]
@@ -159,16 +177,44 @@ def _captured(world: World, a: int, fact: Fact) -> None:
         return
     world.attempt_to(attempt, A.CAPTURED)
     attempt.captured = True
+    if attempt.units:
+        _rest_ended(world, a, units)
+        return
     has_money = payment.captured > 0 or payment.state in (S.CONFLICTED, S.LATE_REFUNDED)
     if fact is Fact.WRONG and (not has_money or not rules.conflict_keeps_paid):
         payment.attention = True
         world.payment_to(payment, S.CONFLICTED)
     elif not has_money:
         world.payment_to(payment, S.SUCCESS if payment.slot else S.LATE_SUCCESS)
-        payment.captured += world.scenario.amount
+        if units not in (0, _intended(world, attempt)):
+            world.wrong(Broken.TOOK_UNASKED)
+        payment.captured += units or world.scenario.amount
+        attempt.units = units
     elif rules.second_capture and (payment.state is S.SUCCESS or rules.second_in_any_state):
         stand_alone(world, a)
     finish(world, p)
+
+
+def _intended(world: World, attempt: Attempt) -> int:
+    """How much of the hold is taken when the capture that is under way was carried out."""
+    if not attempt.capturing:
+        return 0
+    return attempt.units + 1 if attempt.keeps_rest else world.scenario.amount
+
+
+def _rest_ended(world: World, a: int, units: int) -> None:
+    """A hold of which a part was taken is over: the last capture, or the rest was let go."""
+    attempt = world.attempts[a]
+    payment = world.payments[attempt.payment]
+    if units not in (attempt.units, _intended(world, attempt)):
+        world.wrong(Broken.TOOK_UNASKED)
+    payment.captured += units - attempt.units
+    attempt.units = units
+    if not world.rules.rest_ends_paid and payment.state is S.CLOSING:
+        world.payment_to(payment, S.CLOSED)
+    else:
+        world.payment_to(payment, S.SUCCESS if payment.slot else S.LATE_SUCCESS)
+    finish(world, attempt.payment)
 
 
 def _not_captured(world: World, a: int, fact: Fact) -> None:
@@ -234,14 +280,26 @@ def repeat_key(world: World, p: int) -> None:
 # --- held money -----------------------------------------------------------------------------------
 
 
-def capture(world: World, a: int) -> None:
-    """CapturePayment, or the worker once more: the intention first, under a lease, then the
-    call.
+def capture(world: World, a: int, *keeps_rest: bool) -> None:
+    """CapturePayment, or the worker once more: the intention first, under a lease, then the call.
+    Its key says how much was taken before it. Without `parts` it takes everything.
     """
     attempt = world.attempts[a]
     if attempt.state is A.AUTHORIZED and world.payments[attempt.payment].state is S.AUTHORIZED:
         attempt.capturing = attempt.leased = True
-        world.call("capture", a)
+        if keeps_rest:
+            attempt.keeps_rest = keeps_rest[0]
+            attempt.captures_sent = min(2, attempt.captures_sent + 1)
+        world.call("capture", a, *((attempt.units, *keeps_rest) if keeps_rest else ()))
+
+
+def withdraw(world: World, a: int, units: int) -> None:
+    """The answer to a capture says that it took nothing."""
+    attempt, rules = world.attempts[a], world.rules
+    is_this = attempt.state is A.AUTHORIZED and attempt.capturing and attempt.units == units
+    if is_this and (attempt.captures_sent == 1 or not rules.withdraw_once):
+        attempt.capturing = attempt.leased = attempt.keeps_rest = False
+        attempt.captures_sent = 0
 
 
 def let_go(world: World, p: int) -> None:

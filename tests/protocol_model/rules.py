@@ -66,6 +66,18 @@ class Rules:
     capture_again: bool = _rule(
         "A capture whose answer was lost is sent again under its key, once its lease is over."
     )
+    parts_once: bool = _rule(
+        "A channel tells how much of a hold it took in all; what is booked of it is not booked "
+        "again."
+    )
+    same_capture_key: bool = _rule("A capture that is sent again keeps its key.")
+    withdraw_once: bool = _rule(
+        "A capture that was refused is forgotten only if it was sent once: the first call may have "
+        "taken money."
+    )
+    rest_ends_paid: bool = _rule(
+        "A hold that ends after a part of it was taken ends with that part, not without money."
+    )
     # closing
     deadline_close: bool = _rule("payment_rpc itself moves PAYING to CLOSING at the deadline.")
     cancelling_first: bool = _rule(

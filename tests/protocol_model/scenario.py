@@ -57,6 +57,7 @@ class Scenario:
     ships: bool = False
     operator: bool = False  # resolves conflicts
     holds: bool = False  # what waits for its buyer ends as held money
+    parts: bool = False  # the shop captures it in several parts, one unit each but for the last
     punctual: bool = False
     kind: Close | None = None
 
@@ -76,11 +77,20 @@ SMALL: dict[str, Scenario] = {  # a few thousand states each: whole in every run
         resends=True,
         repeated_keys=True,
     ),
+    "held and taken in parts": Scenario(
+        payments=1, calls=1, amount=2, answers=("HELD",), holds=True, parts=True
+    ),
     "ship": Scenario(payments=1, calls=1, merchant_refunds=1, ships=True, answers=("CAPTURED",)),
 }
 LARGE: dict[str, Scenario] = {
     "held and paid otherwise": Scenario(
         answers=("HELD", "CAPTURED"), holds=True, late_captures=True
+    ),
+    "taken in three parts": Scenario(
+        payments=1, amount=3, answers=("HELD",), holds=True, parts=True, timeouts=True
+    ),
+    "taken in parts and paid otherwise": Scenario(
+        calls=1, amount=2, answers=("HELD", "CAPTURED"), holds=True, parts=True, late_captures=True
     ),
     "one with duplicates": Scenario(
         payments=1, resends=True, late_captures=True, repeated_keys=True, duplicates=True

@@ -91,6 +91,9 @@ class Done:
         if self.kind == FACT:
             attempt = world.attempts[self.args[0]]
             own = (str(attempt.state), attempt.captured, attempt.sent_again)
+            if world.scenario.parts:
+                intended = attempt.capturing, attempt.keeps_rest
+                own = (*own, attempt.units, *intended, *self.args[2:])
         gate = (
             world.shop.gate_closed
             if self.kind == START

@@ -122,6 +122,10 @@ class Attempt:
     steps: int = 0  # of ours, that were begun
     handed: bool = False  # a page is in the hands of the buyer
     taken: int = 0  # how often the channel took the money
+    units: int = 0  # of held money, that are booked
+    units_at_channel: int = 0  # of held money, that the channel took
+    keeps_rest: bool = False  # the capture that is intended takes one unit and no more
+    captures_sent: int = 0  # how often that capture was sent
 
 
 @dataclass(slots=True)
