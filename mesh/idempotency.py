@@ -71,7 +71,13 @@ _FINISH = (
     .where(RECEIPT.c.resource_id == bindparam("resource"), RECEIPT.c.state == "RUNNING")
     .values(state="DONE", answer=bindparam("first_answer"))
 )
+_FINISH_OF_METHOD = _FINISH.where(RECEIPT.c.method == bindparam("of_method"))
 _DELETE = delete(RECEIPT).where(_IS)
+_RELEASE = delete(RECEIPT).where(
+    RECEIPT.c.resource_id == bindparam("resource"),
+    RECEIPT.c.method == bindparam("of_method"),
+    RECEIPT.c.state == "RUNNING",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,11 +198,22 @@ async def find_or_tombstone(
     return None
 
 
-async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
-    """Writes the first final answer into every RUNNING idempotency record of a row. A DONE
-    idempotency record keeps its answer.
+async def finish(tx: AsyncConnection, *, resource_id: str, answer: str, method: str = "") -> None:
+    """Writes the first final answer into every RUNNING idempotency record of a row, or into those
+    of one method. A DONE idempotency record keeps its answer.
     """
-    await tx.execute(_FINISH, {"resource": resource_id, "first_answer": answer})
+    values = {"resource": resource_id, "first_answer": answer}
+    if method:
+        await tx.execute(_FINISH_OF_METHOD, {**values, "of_method": method})
+    else:
+        await tx.execute(_FINISH, values)
+
+
+async def release(tx: AsyncConnection, *, resource_id: str, method: str) -> None:
+    """Forgets the RUNNING idempotency records of a row and a method: what they began provably did
+    nothing, so the same key begins anew.
+    """
+    await tx.execute(_RELEASE, {"resource": resource_id, "of_method": method})
 
 
 async def rewrite_answers(

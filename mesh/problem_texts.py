@@ -205,6 +205,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "needs {0} seconds": "需要 {0} 秒",
     "the channel gives back {0}, and no part of it": "该渠道只能全额退款 {0}",
     "the channel does not take {0}": "该渠道不支持 {0}",
+    "the channel takes held money only once": "该渠道只能对已冻结金额扣款一次",
     "the channel takes multiples of {0} only": "该渠道的金额须为 {0} 的倍数",
     "the channel takes no less than {0}": "该渠道的金额不能小于 {0}",
     "the channel takes no more than {0}": "该渠道的金额不能大于 {0}",

@@ -148,13 +148,23 @@ ATTEMPT = Table(
     # What was paid beyond the capture, in its currency, as far as it is booked.
     Column("surplus_minor", BigInteger, nullable=False, server_default="0"),
     Column("watch_until", UtcMillis, nullable=True),
+    Column("capture_keeps_rest", Boolean, nullable=False, server_default="0"),
     CheckConstraint(one_of("state", AttemptState), name="state"),
     CheckConstraint(
         "(capture_minor IS NULL) = (capture_id = '') AND "
         "(capture_minor IS NULL OR capture_minor BETWEEN 1 AND amount_minor)",
         name="capture",
     ),
-    CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
+    CheckConstraint(
+        "state <> 'AUTHORIZED' OR "
+        "COALESCE(captured_minor, 0) + COALESCE(capture_minor, 0) <= amount_minor",
+        name="capture_cap",
+    ),
+    # Held money may be taken in several parts.
+    CheckConstraint(
+        "state = 'AUTHORIZED' OR (state = 'CAPTURED') = (captured_minor IS NOT NULL)",
+        name="captured",
+    ),
     CheckConstraint(
         "surplus_minor >= 0 AND (surplus_minor = 0 OR state = 'CAPTURED')", name="surplus"
     ),

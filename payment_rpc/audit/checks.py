@@ -274,6 +274,17 @@ def _impossible() -> list[Check]:
             detail="it is a SUCCESS and another payment of order {order_id} may become one too",
         ),
         Check(
+            name="parts_of_hold",
+            query=select(_A.attempt_id, _A.payment_id, _A.captured_minor, _P.captured_minor)
+            .select_from(ATTEMPT.join(PAYMENT, _P.payment_id == _A.payment_id))
+            .where(
+                _A.state == AttemptState.AUTHORIZED,
+                func.coalesce(_A.captured_minor, 0) != _P.captured_minor,
+            ),
+            by=_BY_ATTEMPT,
+            detail="what was captured of its hold is not what payment {payment_id} says",
+        ),
+        Check(
             name="trade_number_once",
             query=select(_A.channel_trade_no, _A.channel).where(
                 _A.state == AttemptState.CAPTURED,
@@ -363,7 +374,6 @@ def _orphans() -> list[Check]:
         .where(_A.attempt_id == _R.attempt_id, _A.payment_id == _R.payment_id)
         .exists()
     )
-    is_money = _A.state == AttemptState.CAPTURED
     booked = (
         select(_L.id)
         .where(
@@ -381,9 +391,11 @@ def _orphans() -> list[Check]:
         ),
         Check(
             name="attempt_booked",
-            query=select(_A.attempt_id, _A.payment_id).where(is_money, ~booked),
+            query=select(_A.attempt_id, _A.payment_id).where(
+                _A.captured_minor.is_not(None), ~booked
+            ),
             by=_BY_ATTEMPT,
-            detail="it is CAPTURED, and payment {payment_id} has no booking of it",
+            detail="money of it was captured, and payment {payment_id} has no booking of it",
         ),
         Check(
             name="refund_has_payment",

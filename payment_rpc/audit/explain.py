@@ -184,6 +184,9 @@ def _state_of(payment: Payment) -> str:
     match payment.state:
         case PaymentState.INIT | PaymentState.PAYING:
             return f"{payment.amount} is not decided yet; the channel has the last word"
+        case PaymentState.AUTHORIZED if payment.captured.minor:
+            rest = payment.amount - payment.captured
+            return f"{payment.captured} of {payment.amount} was captured; {rest} is still held"
         case PaymentState.AUTHORIZED:
             return f"{payment.amount} is held at the channel; the shop has not captured it yet"
         case PaymentState.CLOSING:

@@ -154,8 +154,9 @@ class Channel(Protocol):
         timeout_seconds: float,
     ) -> ChannelFact:
         """Takes held money, or a part of it. `capture_id` is our key of this capture. The fact's
-        amount is all that was taken under the attempt so far. With `is_final` the rest is let go,
-        and AUTHORIZED proves that this call took nothing. Only with `authorize`.
+        amount is all that was taken under the attempt so far; while a rest is held, its `taken`.
+        With `is_final` the rest is let go. AUTHORIZED that tells no more taken than before proves
+        that this call took nothing. Only with `authorize`.
         """
         ...
 

@@ -47,7 +47,7 @@ _NO_NEWER_RESULT = {
     AttemptState.UNKNOWN: "asked again, still no readable answer",
 }
 _OF_HELD_MONEY = {
-    AttemptState.CAPTURED: "the channel took the money that it held",
+    AttemptState.CAPTURED: "the channel took the money that it held, or the rest of it is let go",
     AttemptState.DECLINED: "the channel refused it after all",
     AttemptState.TECH_FAILED: "the channel failed and nothing moved",
     AttemptState.CLOSED: "let go, by us or by the channel",
@@ -114,13 +114,16 @@ class Attempt:
             none can come unheard.
         queries: how often it was queried.
         surplus: what its buyer paid beyond `captured`, as far as it is booked; None for nothing.
-        captured_at: when money moved, by the channel's clock: its day at the channel. None before,
-            and for captures older than this field.
+        captured: what the channel took; while AUTHORIZED, what it took so far of the held money.
+            None for nothing.
+        captured_at: when money moved last, by the channel's clock: its day at the channel. None
+            before, and for captures older than this field.
         channel_ref: the channel's own id of it, "" while it is not known.
         steps: how often we began the step in it that is ours (`begin_step`).
         capture_id: our key of the capture of held money, "" while none is intended.
         capture_amount: how much that capture takes, None while none is intended.
         capture_sends: how often that capture was sent.
+        capture_keeps_rest: what that capture does not take stays held.
     """
 
     attempt_id: str
@@ -146,6 +149,7 @@ class Attempt:
     capture_sends: int = 0
     surplus: Money | None = None
     watch_until: datetime | None = None
+    capture_keeps_rest: bool = False
 
     @classmethod
     def start(
@@ -220,19 +224,40 @@ class Attempt:
             next_query_at=at + lease,
         )
 
+    @property
+    def taken(self) -> Money:
+        """What the channel took under it so far."""
+        return self.captured or Money.zero(self.amount.currency)
+
+    @property
+    def intended(self) -> Money | None:
+        """What the channel took in all when the capture that is under way was carried out; None
+        without one.
+        """
+        return None if self.capture_amount is None else self.taken + self.capture_amount
+
     def begin_capture(
-        self, amount: Money, *, capture_id: str, lease: timedelta, at: datetime
+        self,
+        amount: Money,
+        *,
+        capture_id: str,
+        lease: timedelta,
+        at: datetime,
+        keeps_rest: bool = False,
     ) -> Attempt:
         """The held money, or a part of it, is about to be taken, for the first time or once more
         under the same key. It is queried again when the lease is over, and each time later: a
         channel that refuses it is not asked every minute until the hold ends.
 
         Raises:
-            PaymentStateInvalid: no money is held, or another capture is under way.
+            PaymentStateInvalid: less money is held, or another capture is under way.
         """
         is_other = self.capture_amount is not None and (
-            (self.capture_id, self.capture_amount) != (capture_id, amount)
+            (self.capture_id, self.capture_amount, self.capture_keeps_rest)
+            != (capture_id, amount, keeps_rest)
         )
+        if self.taken + amount > self.amount:
+            raise PaymentStateInvalid("less money is held", payment_id=self.payment_id)
         if self.state is not AttemptState.AUTHORIZED or is_other:
             raise PaymentStateInvalid(
                 f"an attempt in state {self.state} is not captured", payment_id=self.payment_id
@@ -244,6 +269,7 @@ class Attempt:
             capture_id=capture_id,
             capture_amount=amount,
             capture_sends=self.capture_sends + 1,
+            capture_keeps_rest=keeps_rest,
             lease_until=at + lease,
             next_query_at=at + pause,
             queries=0 if is_first else self.queries,  # it was asked about while it was held
@@ -256,6 +282,7 @@ class Attempt:
             capture_id="",
             capture_amount=None,
             capture_sends=0,
+            capture_keeps_rest=False,
             lease_until=at,
             next_query_at=at,
         )
@@ -272,6 +299,20 @@ class Attempt:
     def end_watch(self, *, at: datetime) -> Attempt:
         """The channel is asked no more."""
         return replace(self._changed(at), next_query_at=None)
+
+    def take_part(
+        self, total: Money, *, trade_no: str, moved_at: datetime, at: datetime
+    ) -> Attempt:
+        """The capture that is under way was carried out and the rest is still held: `total` is what
+        was taken in all.
+        """
+        return replace(
+            self.withdraw_capture(at=at),
+            next_query_at=at + QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)],
+            captured=total,
+            channel_trade_no=self.channel_trade_no or trade_no,
+            captured_at=moved_at,
+        )
 
     def postpone_query(self, *, at: datetime, last_chance: datetime) -> Attempt:
         """The channel is queried now. The next query follows after the pause of the schedule, or at

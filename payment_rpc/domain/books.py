@@ -21,6 +21,7 @@ from payment_rpc.domain.ledger import (
     channel_receivable,
     customer_wallet,
     fee_returned_key,
+    first_key,
     merchant_payable,
     refund_payable,
     unapplied_receipts,
@@ -212,32 +213,26 @@ def _miscounted(books: Books) -> Iterator[Problem]:
 
 
 def _wrong_captures(books: Books) -> Iterator[Problem]:
-    """Each captured attempt is booked once with what was captured, and nothing else is booked as a
-    capture.
+    """The captures of each attempt are booked once with what was captured, and nothing else is
+    booked as a capture.
     """
-    booked = {
-        transaction.key: transaction
-        for transaction in books.transactions
-        if transaction.kind.startswith("CAPTURED")
-    }
+    booked: dict[str, list[Booked]] = {}
+    for transaction in books.transactions:
+        if transaction.kind.startswith("CAPTURED"):
+            booked.setdefault(first_key(transaction.key), []).append(transaction)
     for attempt in books.attempts:
-        if attempt.state is not AttemptState.CAPTURED:
+        if attempt.captured is None:
             continue
-        transaction = booked.pop(f"attempt:{attempt.attempt_id}:captured", None)
-        if transaction is None:
+        of_attempt = booked.pop(f"attempt:{attempt.attempt_id}:captured", None)
+        if of_attempt is None:
             yield Problem(
                 invariant="capture_booked",
                 subject=attempt.attempt_id,
                 detail=f"{attempt.captured} was captured and not booked",
             )
-        elif [posting.amount for posting in transaction.postings if posting.side is Side.DEBIT] != [
-            attempt.captured
-        ]:
-            yield Problem(
-                invariant="capture_booked",
-                subject=attempt.attempt_id,
-                detail=f"{attempt.captured} was captured, something else is booked",
-            )
+        elif _debits(*of_attempt) != {attempt.captured.currency: attempt.captured.minor}:
+            found = f"{attempt.captured} was captured, something else is booked"
+            yield Problem(invariant="capture_booked", subject=attempt.attempt_id, detail=found)
     for key in booked:
         yield Problem(
             invariant="capture_booked", subject=key, detail="is booked and nothing was captured"
@@ -249,11 +244,8 @@ def _wrong_fees(books: Books) -> Iterator[Problem]:
     remembers the fee of its own capture.
     """
     main = _main_attempt(books)
-    captured = {
-        f"attempt:{attempt.attempt_id}:fee"
-        for attempt in books.attempts
-        if attempt.state is AttemptState.CAPTURED
-    }
+    paid = [attempt for attempt in books.attempts if attempt.captured is not None]
+    captured = {f"attempt:{attempt.attempt_id}:fee" for attempt in paid}
     left = {
         fee_returned_key(refund.refund_id)
         for refund in books.refunds
@@ -261,7 +253,8 @@ def _wrong_fees(books: Books) -> Iterator[Problem]:
     }
     own = 0
     for transaction in books.transactions:
-        if transaction.kind in _FEES and transaction.key not in (
+        key = first_key(transaction.key)
+        if transaction.kind in _FEES and key not in (
             captured if transaction.kind == "FEE" else left
         ):
             yield Problem(
@@ -269,12 +262,8 @@ def _wrong_fees(books: Books) -> Iterator[Problem]:
                 subject=transaction.key,
                 detail="is booked, and there is no such capture or refund",
             )
-        if main is not None and transaction.key == f"attempt:{main.attempt_id}:fee":
-            own += sum(
-                posting.amount.minor
-                for posting in transaction.postings
-                if posting.side is Side.DEBIT
-            )
+        if main is not None and key == f"attempt:{main.attempt_id}:fee":
+            own += _debits(transaction).total()
     if books.payment.fee.minor != own:
         yield Problem(
             invariant="payment_fee",
@@ -316,9 +305,9 @@ def _expected(books: Books) -> Balances:
     left = payment.captured - payment.refunded - payment.refund_reserved
     if payment.payment_method != TOP_UP:
         account = (
-            merchant_payable(payment.merchant_id)
-            if payment.state is PaymentState.SUCCESS
-            else unapplied_receipts(payment.channel)
+            unapplied_receipts(payment.channel)
+            if payment.state in (PaymentState.LATE_SUCCESS, PaymentState.LATE_REFUNDED)
+            else merchant_payable(payment.merchant_id)
         )
         expected[account, left.currency] += left.minor
     _expect_captures(books, expected)
@@ -388,11 +377,20 @@ def _main_attempt(books: Books) -> Attempt | AttemptOfBooks | None:
         (
             attempt
             for attempt in books.attempts
-            if attempt.state is AttemptState.CAPTURED
+            if attempt.captured is not None
             and attempt.channel_trade_no == books.payment.channel_trade_no
         ),
         None,
     )
+
+
+def _debits(*transactions: Booked) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for transaction in transactions:
+        for posting in transaction.postings:
+            if posting.side is Side.DEBIT:
+                sums[posting.amount.currency] += posting.amount.minor
+    return sums
 
 
 def _signed(posting: Posting) -> int:

@@ -16,7 +16,9 @@ from mesh.errors import Outcome
 from mesh.money import Money
 from payment_rpc.domain import ledger
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from payment_rpc.domain.decision import Decision
 from payment_rpc.domain.hold import CaptureMode
+from payment_rpc.domain.hold_parts import CAPTURE_CONTRADICTED, Taken, hold_ended, part_taken
 from payment_rpc.domain.ledger import LedgerTransaction
 from payment_rpc.domain.payment import (
     TOP_UP,
@@ -68,6 +70,8 @@ class ChannelFact:
         held_until: while AUTHORIZED, when the channel lets the money go by itself.
         capturable: while AUTHORIZED, what can still be taken; None when it does not say.
         surplus: what a buyer paid beyond a captured `amount`, all in all; None for nothing.
+        taken: while AUTHORIZED, what was taken of the held money so far, in all; None for nothing.
+            `trade_no` and `fee` are then of what was taken.
         is_our_turn: while PENDING, the next step is ours: `advance` takes it.
     """
 
@@ -84,6 +88,7 @@ class ChannelFact:
     ref: str = ""
     held_until: datetime | None = None
     capturable: Money | None = None
+    taken: Money | None = None
     surplus: Money | None = None
     is_our_turn: bool = False
 
@@ -93,26 +98,7 @@ class ChannelFact:
         return self.status is ChannelStatus.CLOSED and self.amount is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What the rows become. `review_reason` opens a manual review; "" for none. `surplus` is money
-    that nobody owed and that was not told of before: it is booked and goes back.
-    """
-
-    payment: Payment
-    attempt: Attempt
-    booking: LedgerTransaction | None = None
-    fee_booking: LedgerTransaction | None = None
-    surplus: Money | None = None
-    review_reason: str = ""
-
-    def changes(self, payment: Payment, attempt: Attempt) -> bool:
-        """False when the fact changed nothing."""
-        return self.payment is not payment or self.attempt is not attempt
-
-
 SECOND_CAPTURE = "SECOND_CAPTURE"
-CAPTURE_CONTRADICTED = "CAPTURE_CONTRADICTED"
 SURPLUS_PAID = "SURPLUS_PAID"
 _WITH_MONEY = frozenset({ChannelStatus.CAPTURED, ChannelStatus.AUTHORIZED})
 _NO_ANSWERS = frozenset({ChannelStatus.UNKNOWN, ChannelStatus.NOT_SENT})
@@ -256,7 +242,10 @@ def _authorized(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: da
     if payment.state is PaymentState.AUTHORIZED and fact.held_until is not None:
         payment = payment.hold_until(fact.held_until, at=at)
     if payment.state is not PaymentState.PAYING:
-        return Decision(payment=payment, attempt=held)
+        if fact.taken is None:
+            return Decision(payment=payment, attempt=held)
+        taken = Taken(total=fact.taken, trade_no=fact.trade_no, at=fact.occurred_at, fee=fact.fee)
+        return part_taken(payment, held, taken, at=at)
     if fact.amount not in (None, payment.amount):
         failure = Failure(
             reason="CHANNEL_FAILED", message=f"the channel holds {fact.amount} instead"
@@ -300,6 +289,9 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
             attempt=attempt,
             review_reason="" if is_known else CAPTURE_CONTRADICTED,
         )
+    if attempt.taken.minor:
+        total = Taken(total=fact.amount, trade_no=fact.trade_no, at=fact.occurred_at, fee=fact.fee)
+        return hold_ended(payment, attempt, total, at=at)
     taken = attempt.capture(
         fact.amount, trade_no=fact.trade_no, captured_at=fact.occurred_at, at=at
     )
@@ -362,6 +354,9 @@ def _ended(
 ) -> Decision:
     if attempt.state not in OPEN:
         return Decision(payment=payment, attempt=attempt)
+    if attempt.taken.minor:  # the rest of a hold is over; what was taken of it stays
+        rest = Taken(total=attempt.taken, trade_no=attempt.channel_trade_no)
+        return hold_ended(payment, attempt, rest, at=at)
     attempt_state, payment_state, outcome = (
         _TOMBSTONE_ENDING if fact.is_tombstone else _ENDINGS[fact.status]
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from mesh.money import Money
@@ -92,6 +92,29 @@ def captured(
         debit=channel_receivable(channel),
         credit=merchant_payable(merchant_id),
     )
+
+
+def part_captured(
+    payment: Payment, *, attempt_id: str, capture_id: str, channel: str, amount: Money
+) -> LedgerTransaction:
+    """A further capture of the same hold. The first one is booked as any other capture; a later one
+    has our key of it in its own, so that it is booked once.
+    """
+    first = captured(
+        attempt_id=attempt_id,
+        payment_id=payment.payment_id,
+        channel=channel,
+        merchant_id=payment.merchant_id,
+        amount=amount,
+    )
+    if not payment.captured.minor:
+        return first
+    return replace(first, key=f"{first.key}:{capture_id}")
+
+
+def first_key(key: str) -> str:
+    """The key of a capture or of its fee, without what a further capture of the hold adds to it."""
+    return ":".join(key.split(":")[:3]) if key.startswith("attempt:") else key
 
 
 def capture_of(
@@ -201,10 +224,12 @@ def refused_by_order(
     )
 
 
-def fee_charged(*, attempt_id: str, payment_id: str, channel: str, fee: Money) -> LedgerTransaction:
-    """The channel keeps a fee of a capture."""
+def fee_charged(
+    *, attempt_id: str, payment_id: str, channel: str, fee: Money, capture_id: str = ""
+) -> LedgerTransaction:
+    """The channel keeps a fee of a capture. `capture_id`: of a further capture of the same hold."""
     return _move(
-        key=f"attempt:{attempt_id}:fee",
+        key=f"attempt:{attempt_id}:fee" + (f":{capture_id}" if capture_id else ""),
         kind="FEE",
         payment_id=payment_id,
         amount=fee,

@@ -62,7 +62,7 @@ PAYMENT_STATES = StateMachine(
         ),
         (S.PAYING, "the channel closed or expired it", S.CLOSED),
         (S.PAYING, _OTHER_MONEY, S.CONFLICTED),
-        (S.AUTHORIZED, "we captured what was held, or a part of it", S.SUCCESS),
+        (S.AUTHORIZED, "we captured what was held, or parts of it, and hold no rest", S.SUCCESS),
         (S.AUTHORIZED, "the channel refused it after all", S.FAILED),
         (
             S.AUTHORIZED,
@@ -163,8 +163,8 @@ BUYER_CANCELLED = Failure(reason=CANCELLED_BY_BUYER, message="cancelled by the b
 class Payment:
     """What one order owes. Every change raises `version`, and every UPDATE compares it. `disputed`
     is for chargebacks and lowers what can be refunded, so that no money goes back twice. `captured`
-    is `amount`, or less where the shop captured a part of what was held. `expires_at` is the
-    deadline of the buyer, from AUTHORIZED on that of the held money.
+    is `amount`, or less where the shop captured a part of what was held; while AUTHORIZED, so far.
+    `expires_at` is the deadline of the buyer, from AUTHORIZED on that of the held money.
     """
 
     payment_id: str

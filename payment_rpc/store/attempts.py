@@ -129,7 +129,7 @@ async def capturing_attempt(tx: AsyncConnection, payment: Payment) -> str | None
     captured = [
         attempt
         for attempt in await attempts_of(tx, payment.payment_id)
-        if attempt.state is AttemptState.CAPTURED
+        if attempt.captured is not None
     ]
     return next(
         (
@@ -199,6 +199,7 @@ def attempt_of(row: Row[Any]) -> Attempt:
         capture_sends=row.capture_sends,
         watch_until=row.watch_until,
         surplus=Money(row.surplus_minor, row.captured_currency) if row.surplus_minor else None,
+        capture_keeps_rest=row.capture_keeps_rest,
     )
 
 

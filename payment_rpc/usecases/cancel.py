@@ -72,7 +72,8 @@ class Cancellation:
 
     async def cancel_payment(self, payment_id: str, caller: Caller) -> Payment:
         """Closes a payment of the caller's; the order stays payable. Held money is let go for the
-        shop only: to the shop it is a promise that the buyer cannot take back.
+        shop only: to the shop it is a promise that the buyer cannot take back. The rest of a hold
+        of which a part was captured is let go by VoidPayment.
 
         Raises:
             PaymentNotFound: there is none, or it is not the caller's.
@@ -81,8 +82,9 @@ class Cancellation:
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         if payment.state in UNDECIDED:
             is_buyer = caller.role is Role.USER
+            lets_go = not is_buyer and payment.captured.minor == 0
             payment = await self.close_one(
-                payment_id, failure=BUYER_CANCELLED if is_buyer else None, lets_go=not is_buyer
+                payment_id, failure=BUYER_CANCELLED if is_buyer else None, lets_go=lets_go
             )
         if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, PaymentState.FAILED):
             raise PaymentStateInvalid(

@@ -40,7 +40,7 @@ from payment_rpc.domain.payment import VOIDED, Failure, Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.cancel import Cancellation
-from payment_rpc.usecases.channel_results import ChannelResults
+from payment_rpc.usecases.channel_results import CAPTURE, ChannelResults
 from payment_rpc.usecases.payment_completion import answer_of
 from payment_rpc.usecases.payment_start import IN_PROGRESS_RETRY_SECONDS, idempotency_key_of
 from payment_rpc.usecases.polling import took_nothing
@@ -56,13 +56,15 @@ _REFUSALS: dict[ChannelStatus, type[MoneyError]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturePayment:
-    """A CapturePayment request. No `amount` means all that is held; what is not captured of
-    it is let go. `key` is the idempotency key, "" without one.
+    """A CapturePayment request. No `amount` means all that is held. What is not captured of
+    it is let go, unless `keep_rest` keeps it held for further captures. `key` is the idempotency
+    key, "" without one.
     """
 
     payment_id: str
     amount: RequestedAmount
     key: str
+    keep_rest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +105,12 @@ class Captures:
 
     async def capture_payment(self, command: CapturePayment, caller: Caller) -> Payment:
         """Captures held money, whole or in part, and returns the payment: SUCCESS, or AUTHORIZED
-        while the outcome is unknown.
+        while a rest is held or the outcome is unknown; `captured` says what was taken.
 
         Raises:
             PaymentNotFound: there is none, or it is not the caller's.
-            InvalidArgument, CurrencyMismatch: more than is held, or not an amount of its currency.
+            InvalidArgument, CurrencyMismatch: more than is held, or not an amount of its currency;
+                `keep_rest` where the channel takes a hold only once.
             PaymentStateInvalid: nothing is held: it was captured or let go, or the hold is over.
             PaymentInProgress: another capture is under way.
             CardDeclined, ChannelFailed, ChannelUnavailable: nothing was taken by this call.
@@ -115,7 +118,7 @@ class Captures:
         """
         payment = await self._db.read(payments.get_payment, command.payment_id, visible_to=caller)
         command = replace(command, amount=command.amount.spelled_in(payment.amount.currency))
-        key = idempotency_key_of(caller, "CapturePayment", command.key, payment.merchant_id)
+        key = idempotency_key_of(caller, CAPTURE, command.key, payment.merchant_id)
         # before anything is committed: the scan sends what is, whatever its caller was told
         channel = await self._channel_of(payment)
         begun = await self._db.run(self._begin, command, key, channel)
@@ -135,11 +138,11 @@ class Captures:
             ref=begun.attempt.channel_ref,
             capture_id=begun.attempt.capture_id,
             amount=begun.attempt.capture_amount,
-            is_final=True,
+            is_final=not begun.attempt.capture_keeps_rest,
             timeout_seconds=self._timeout_seconds,
         )
         failpoint("payment.channel.after_step")
-        if took_nothing(fact):
+        if took_nothing(fact, begun.attempt):
             if await self._db.run(self._withdraw, begun.attempt):
                 _refuse(fact, payment)
             return answer_of(await self._db.read(payments.read_payment, payment.payment_id))
@@ -148,8 +151,9 @@ class Captures:
         )
 
     async def void_payment(self, payment_id: str, caller: Caller, *, reason: str = "") -> Payment:
-        """Lets held money go and returns the payment: CLOSED, or CLOSING while the channel does not
-        answer. A repeated call answers what is true then. `reason`: why, for operators.
+        """Lets go what is still held and returns the payment: CLOSED, SUCCESS where a part was
+        captured before, or CLOSING while the channel does not answer. A repeated call answers what
+        is true then. `reason`: why, for operators.
 
         Raises:
             PaymentNotFound: there is none, or it is not the caller's.
@@ -164,7 +168,9 @@ class Captures:
             )
         if payment.state is PaymentState.AUTHORIZED:
             raise PaymentStateInvalid("The held money is being captured.", payment_id=payment_id)
-        if payment.capture_mode is not CaptureMode.MANUAL or payment.state not in _LET_GO:
+        if payment.capture_mode is not CaptureMode.MANUAL or not (
+            payment.state in _LET_GO or await self._db.read(_rest_was_let_go, payment)
+        ):
             _refuse_state(payment)
         return payment
 
@@ -190,6 +196,7 @@ class Captures:
             "payment_id": payment.payment_id,
             "amount": command.amount.canonical,
             "currency": command.amount.currency,
+            **({"keep_rest": "true"} if command.keep_rest else {}),
         }
         found = None
         if key is not None:
@@ -218,8 +225,15 @@ class Captures:
             raise PaymentStateInvalid("The hold is over.", payment_id=payment.payment_id)
         if isinstance(channel, ChannelUnavailable):
             raise channel
+        keeps_rest = command.keep_rest and amount < payment.amount - payment.captured
+        if keeps_rest and not channel.capabilities.multiple_captures:
+            raise InvalidArgument.of("keep_rest", "the channel takes held money only once")
         begun = attempt.begin_capture(
-            amount, capture_id=self._ids.new("CAP"), lease=self._lease, at=now
+            amount,
+            capture_id=self._ids.new("CAP"),
+            keeps_rest=keeps_rest,
+            lease=self._lease,
+            at=now,
         )
         await attempts.save_attempt(tx, begun, read_version=attempt.version)
         if key is not None and found is None:
@@ -241,20 +255,31 @@ class Captures:
         await attempts.save_attempt(
             tx, present.withdraw_capture(at=self._clock.now()), read_version=present.version
         )
+        # the key of this call, so that the next capture does not give it its answer
+        await idempotency.release(tx, resource_id=begun.payment_id, method=CAPTURE)
         return True
 
 
 def _amount_of(command: CapturePayment, payment: Payment) -> Money:
-    """How much is captured."""
+    """How much is captured, of what is still held."""
+    held = payment.amount - payment.captured
     if not command.amount.text:
-        return payment.amount
+        return held
     currency = command.amount.currency or payment.amount.currency
     if currency != payment.amount.currency:
         raise CurrencyMismatch(payment_id=payment.payment_id)
     amount = command.amount.positive().in_currency(currency)
-    if amount > payment.amount:
+    if amount > held:
         raise InvalidArgument.of("amount", "is more than is held")
     return amount
+
+
+async def _rest_was_let_go(tx: AsyncConnection, payment: Payment) -> bool:
+    """Whether the hold of a payment ended without a capture, after a part of it was captured."""
+    return payment.is_captured_in_part and any(
+        attempt.captured is not None and not attempt.capture_id
+        for attempt in await attempts.attempts_of(tx, payment.payment_id)
+    )
 
 
 def _refuse_state(payment: Payment) -> NoReturn:

@@ -22,13 +22,13 @@ from mesh.money import Money
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.decision import Decision
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.facts import (
     SECOND_CAPTURE,
     SURPLUS_PAID,
     ChannelFact,
     ChannelStatus,
-    Decision,
     apply_channel_fact,
 )
 from payment_rpc.domain.payment import MONEY, TOP_UP, UNDECIDED, Payment, PaymentState
@@ -40,6 +40,8 @@ from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messag
 from payment_rpc.usecases.refund_results import refund_capture, refund_surplus
 
 log = get_logger()
+
+CAPTURE = "CapturePayment"  # the method of idempotency keys of captures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +260,9 @@ class ChannelResults:
             if after is payment:
                 after = replace(payment, version=payment.version + 1, updated_at=now)
             after = await ledger.book(tx, after, decision.booking, at=now)
-        if decision.fee_booking is not None:
-            after = await ledger.book(tx, after, decision.fee_booking, at=now)
+        for booking in (decision.fee_booking, decision.late_booking):
+            if booking is not None:
+                after = await ledger.book(tx, after, booking, at=now)
         gained = after.captured - payment.captured
         if after.payment_method == TOP_UP and gained.minor > 0:
             await wallets.credit(
@@ -283,14 +286,22 @@ class ChannelResults:
         )
         if messages:
             await outbox.put(tx, *messages)
-        if (
-            payment.state in UNDECIDED
-            and after.state not in UNDECIDED
-            and after.state is not PaymentState.CONFLICTED
-        ):
-            await idempotency.finish(tx, resource_id=after.payment_id, answer=to_json(after))
+        await _answer_keys(tx, payment, after)
         failpoint("payment.fact.before_commit")
         to_order = (
             messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None
         )
         return Applied(payment=after, attempt=decision.attempt, changed=True, to_order=to_order)
+
+
+async def _answer_keys(tx: AsyncConnection, before: Payment, after: Payment) -> None:
+    """Writes the first final answer into the idempotency records of a payment. While a rest is held
+    only the call that captured a part has its answer.
+    """
+    is_final = after.state not in UNDECIDED
+    if before.state in UNDECIDED and is_final and after.state is not PaymentState.CONFLICTED:
+        await idempotency.finish(tx, resource_id=after.payment_id, answer=to_json(after))
+    elif after.captured > before.captured:
+        await idempotency.finish(
+            tx, resource_id=after.payment_id, answer=to_json(after), method=CAPTURE
+        )

@@ -55,7 +55,8 @@ class ChannelSteps:
 
     async def repeat_capture(self, attempt: Attempt) -> Attempt | None:
         """Commits that a capture whose answer was lost is sent once more, under its key. None when
-        it has a result, its payment is being closed, or somebody else is at it.
+        it has a result, another one was begun, its payment is being closed, or somebody else is at
+        it.
         """
         return await self._db.run(self._repeat_capture, attempt)
 
@@ -67,11 +68,16 @@ class ChannelSteps:
             payment.state is not PaymentState.AUTHORIZED
             or present.state is not AttemptState.AUTHORIZED
             or present.capture_amount is None
+            or present.capture_id != seen.capture_id
             or present.lease_until > now
         ):
             return None
         begun = present.begin_capture(
-            present.capture_amount, capture_id=present.capture_id, lease=self._lease, at=now
+            present.capture_amount,
+            capture_id=present.capture_id,
+            keeps_rest=present.capture_keeps_rest,
+            lease=self._lease,
+            at=now,
         )
         await attempts.save_attempt(tx, begun, read_version=present.version)
         return begun

@@ -122,7 +122,7 @@ class Polling:
                 return await self._close(lost, scan_log)
         if fact.is_our_turn:
             return await self._advance(channel, attempt, fact, scan_log)
-        if fact.status is ChannelStatus.AUTHORIZED and attempt.capture_amount is not None:
+        if _took_no_more(fact, attempt):
             fact = await self._capture_again(channel, attempt, fact, scan_log)
         return await self._channel_results.apply(fact, steps=scan_log.steps)
 
@@ -142,11 +142,11 @@ class Polling:
                 ref=begun.channel_ref,
                 capture_id=begun.capture_id,
                 amount=begun.capture_amount,
-                is_final=True,
+                is_final=not begun.capture_keeps_rest,
                 timeout_seconds=self._timeout_seconds,
             ),
         )
-        return held if took_nothing(fact) else fact
+        return held if took_nothing(fact, begun) else fact
 
     async def _advance(
         self, channel: Channel, attempt: Attempt, fact: ChannelFact, scan_log: _ScanLog
@@ -326,6 +326,17 @@ def _is_lost(channel: Channel, attempt: Attempt) -> bool:
             return False
 
 
+def _took_no_more(fact: ChannelFact, attempt: Attempt) -> bool:
+    """Whether the channel holds the money and has not taken what the capture under way takes, so
+    that it may be sent again.
+    """
+    return (
+        fact.status is ChannelStatus.AUTHORIZED
+        and attempt.capture_amount is not None
+        and (fact.taken is None or fact.taken == attempt.taken)
+    )
+
+
 class _ScanLog:
     """The steps of the scan about one attempt. Steps that a caller asked for are no scan and are
     dropped.
@@ -359,13 +370,12 @@ class _ScanLog:
         self._steps.append(ScanStep(action=action, reason=reason, began_at=now, ended_at=now))
 
 
-def took_nothing(fact: ChannelFact) -> bool:
-    """Whether an answer to a capture says that this call moved nothing. The money may still be
-    held, as AUTHORIZED says that it is: it does not end the attempt.
+def took_nothing(fact: ChannelFact, attempt: Attempt) -> bool:
+    """Whether an answer to the capture that is under way says that this call moved nothing. The
+    money may still be held, as AUTHORIZED says that it is: it does not end the attempt.
     """
-    return fact.status in (
+    return _took_no_more(fact, attempt) or fact.status in (
         ChannelStatus.DECLINED,
         ChannelStatus.FAILED,
         ChannelStatus.NOT_SENT,
-        ChannelStatus.AUTHORIZED,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.money import Money
 from order_rpc.domain.order import Order
@@ -22,11 +23,12 @@ from tests.builders.payment import LEASE_SECONDS, PaymentWorld
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
 
 HOLD = timedelta(days=7)
+SHOP = Caller(role=Role.MERCHANT, subject="shop", merchant_id="mall")
 
 
 class HoldingChannel(SandboxChannel):
-    """Holds what an attempt owes until it is captured or let go, once. Takes tokens too, and keeps
-    what it was asked to charge.
+    """Holds what an attempt owes until it is captured, whole or in parts, or let go. Takes tokens
+    too, and keeps what it was asked to charge.
 
     `says` answers the next captures instead, without doing anything; `lose_answers` does what is
     asked and forgets the answer; `unreachable` does nothing and says UNKNOWN.
@@ -40,6 +42,7 @@ class HoldingChannel(SandboxChannel):
         self._capabilities = replace(
             self.capabilities,
             authorize=True,
+            multiple_captures=True,
             instruments=self.capabilities.instruments | {Instrument.TOKEN},
         )
         self.now: Callable[[], datetime] = SystemClock().now
@@ -47,6 +50,7 @@ class HoldingChannel(SandboxChannel):
         self.opened: list[bool] = []  # whether each page takes its money at once
         self.facts: dict[str, ChannelFact] = {}
         self.captures: list[tuple[str, Money]] = []  # key and amount of each call
+        self.done: dict[str, Money] = {}  # captures that were carried out, by key
         self.says: list[ChannelStatus] = []
 
     def hold(self, attempt_id: str, amount: Money, *, until: datetime) -> ChannelFact:
@@ -82,9 +86,12 @@ class HoldingChannel(SandboxChannel):
         return await super().checkout(**call)
 
     def let_go(self, attempt_id: str) -> None:
-        """The hold is over, by whatever."""
-        self.facts[attempt_id] = replace(
-            self.facts[attempt_id], status=ChannelStatus.CLOSED, reason="PAYMENT_CLOSED"
+        """The hold is over, by whatever; what was taken of it stays taken."""
+        fact = self.facts[attempt_id]
+        self.facts[attempt_id] = (
+            replace(fact, status=ChannelStatus.CAPTURED, amount=fact.taken, taken=None)
+            if fact.taken
+            else replace(fact, status=ChannelStatus.CLOSED, reason="PAYMENT_CLOSED")
         )
 
     async def query(self, attempt_id: str, *, timeout_seconds: float, ref: str = "") -> ChannelFact:
@@ -102,16 +109,33 @@ class HoldingChannel(SandboxChannel):
         is_final: bool,
         timeout_seconds: float,
     ) -> ChannelFact:
-        assert (ref, is_final) == (f"ref_{attempt_id}", True)
+        assert ref == f"ref_{attempt_id}"
         self.captures.append((capture_id, amount))
         if self.says:
             return ChannelFact(attempt_id=attempt_id, status=self.says.pop(0), message="no")
-        fact = self.facts[attempt_id]
-        if not self.unreachable and fact.status is ChannelStatus.AUTHORIZED:
-            self.facts[attempt_id] = replace(
-                fact, status=ChannelStatus.CAPTURED, amount=amount, trade_no=f"T_{attempt_id}"
-            )
+        if not self.unreachable:
+            self.take(attempt_id, capture_id, amount, is_final=is_final)
         return self._answer(attempt_id)
+
+    def take(self, attempt_id: str, capture_id: str, amount: Money, *, is_final: bool) -> None:
+        """A capture arrives: once per key, and never more than is held."""
+        fact = self.facts[attempt_id]
+        total = amount if fact.taken is None else fact.taken + amount
+        held = fact.amount
+        if (
+            fact.status is not ChannelStatus.AUTHORIZED
+            or capture_id in self.done
+            or held is None
+            or total > held
+        ):
+            return
+        self.done[capture_id] = amount
+        known = replace(fact, taken=total, trade_no=f"T_{attempt_id}")
+        self.facts[attempt_id] = known
+        if is_final or total == held:
+            self.facts[attempt_id] = replace(
+                known, status=ChannelStatus.CAPTURED, amount=total, taken=None
+            )
 
     async def void(self, attempt_id: str, *, ref: str, timeout_seconds: float) -> ChannelFact:
         if not self.unreachable and self.facts[attempt_id].status is ChannelStatus.AUTHORIZED:

@@ -5,6 +5,7 @@ beside it, the real sandbox on a socket.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderExistsDifferent, OrderNotFound
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.hold import CaptureMode
-from payment_rpc.domain.ledger import Posting, Side
+from payment_rpc.domain.ledger import Posting, Side, first_key
 from payment_rpc.domain.order import NewExternalOrder, OrderToPay
 from payment_rpc.domain.payment import (
     CREDIT_CARD,
@@ -565,14 +566,19 @@ class PaymentWorld:
         for payment_id, head in heads.items():
             if (await self.payment(payment_id)).ledger_head != head:
                 problems.append(f"{payment_id} has another head")
-        captured = sorted(
-            f"attempt:{row['attempt_id']}:captured"
+        captured = {
+            f"attempt:{row['attempt_id']}:captured": row["captured_minor"]
             for row in await self.rows(ATTEMPT)
-            if row["state"] == "CAPTURED"
-        )
-        booked = sorted(
-            row["business_key"] for row in transactions if row["kind"].startswith("CAPTURED")
-        )
+            if row["captured_minor"] is not None
+        }
+        kinds = {row["business_key"]: row["kind"] for row in transactions}
+        booked: Counter[str] = Counter()
+        for posting in postings:
+            if (
+                kinds[posting["business_key"]].startswith("CAPTURED")
+                and posting["side"] == Side.DEBIT
+            ):
+                booked[first_key(posting["business_key"])] += posting["amount_minor"]
         if captured != booked:
             problems.append(f"captured {captured}, booked {booked}")
         return problems

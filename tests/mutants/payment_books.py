@@ -61,7 +61,7 @@ _PROVEN = [  # what the verification of the books looks at
     ),
     _books(
         "a fee belongs to a capture or a refund",
-        old="if transaction.kind in _FEES and transaction.key not in (captured if "
+        old="if transaction.kind in _FEES and key not in (captured if "
         'transaction.kind == "FEE" else '
         "left):",
         new="if False:",

@@ -30,12 +30,11 @@ from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, SCAN_ACTION
 from payment_rpc.usecases.cancel import CloseResult
 from payment_rpc.usecases.captures import CapturePayment
-from tests.builders.holding_channel import HOLD, begin_held, held_payment, holding
+from tests.builders.holding_channel import HOLD, SHOP, begin_held, held_payment, holding
 from tests.builders.order import buyer
 from tests.builders.payment import LEASE_SECONDS, PRICE, PaymentWorld
 
 HALF = Money(5000, "CNY")
-SHOP = Caller(role=Role.MERCHANT, subject="shop", merchant_id="mall")
 
 
 async def capture(

@@ -40,6 +40,11 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
     "ck_api_key_kind": {"kind": "X"},
     "ck_attempt_asked": {"next_query_at": LATER},
     "ck_attempt_capture": {"capture_id": "CAP1"},
+    "ck_attempt_capture_cap": {
+        "state": "AUTHORIZED",
+        "next_query_at": LATER,
+        "captured_minor": 10**12,
+    },
     "ck_attempt_captured": {"captured_minor": None},
     "ck_attempt_state": {"state": "X", "captured_minor": None},
     "ck_attempt_surplus": {"surplus_minor": -1},

@@ -120,7 +120,7 @@ def main_attempt(world: World, p: int) -> int:
     mine = [
         a
         for a in world.attempts_of(p)
-        if world.attempts[a].captured
+        if (world.attempts[a].captured or world.attempts[a].units)
         and a not in alone
         and world.attempts[a].at_channel is not AtChannel.WRONG
     ]
@@ -156,8 +156,21 @@ def attempt_row(world: World, a: int, *, at: Any) -> Attempt:
     assert row.state is not None
     wrong = row.at_channel is AtChannel.WRONG
     captured = (
-        {"captured": cents(world.scenario.amount + wrong), "channel_trade_no": f"T{a}"}
-        if row.captured
+        {
+            "captured": cents(row.units or world.scenario.amount + wrong),
+            "channel_trade_no": f"T{a}",
+        }
+        if row.captured or row.units
+        else {}
+    )
+    capturing = (
+        {
+            "capture_id": "CAP1",
+            "capture_amount": cents(1 if row.keeps_rest else world.scenario.amount - row.units),
+            "capture_keeps_rest": row.keeps_rest,
+            "capture_sends": row.captures_sent,
+        }
+        if row.capturing and world.scenario.parts
         else {}
     )
     if row.capturing:
@@ -169,6 +182,7 @@ def attempt_row(world: World, a: int, *, at: Any) -> Attempt:
         sends=1 + row.sent_again,
         amount=cents(world.scenario.amount),
         **captured,
+        **capturing,
     )
 
 
@@ -206,7 +220,11 @@ def of_model(world: World) -> Rows:
             for row in world.payments
             if row.state is not None
         ],
-        attempts=[(row.state, row.captured) for row in world.attempts if row.state is not None],
+        attempts=[
+            (row.state, row.captured or row.units > 0)
+            for row in world.attempts
+            if row.state is not None
+        ],
         refunds={
             name: (
                 row.state,
@@ -301,13 +319,17 @@ class Product:
             open_gate=gate.one().state == "OPEN",
         )
 
-    async def _fact(self, tx: AsyncConnection, done: Done, a: int, fact: Fact) -> None:
-        amount = done.before.scenario.amount
+    async def _fact(
+        self, tx: AsyncConnection, done: Done, a: int, fact: Fact, units: int = 0
+    ) -> None:
+        amount = units if units and fact is Fact.CAPTURED else done.before.scenario.amount
         money: dict[str, Any] = (
             {"amount": cents(amount + (fact is Fact.WRONG)), "trade_no": f"T{a}"}
             if fact is not Fact.LOST
             else {}
         )
+        if units and fact is Fact.HELD:
+            money["taken"] = cents(units)
         await self.shop.app.channel_results.write(
             tx,
             ChannelFact(attempt_id=f"ATT{a}", status=STATUS[fact], **money),

@@ -12,8 +12,9 @@ import pytest
 from mesh.money import Money
 from payment_rpc.audit.explain import headline
 from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.decision import Decision
 from payment_rpc.domain.errors import PaymentStateInvalid
-from payment_rpc.domain.facts import ChannelFact, ChannelStatus, Decision, apply_channel_fact
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus, apply_channel_fact
 from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json, to_json

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from mesh.errors import Outcome
 from mesh.money import Money
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from payment_rpc.domain.decision import Decision
 from payment_rpc.domain.errors import PaymentStateInvalid
-from payment_rpc.domain.facts import ChannelFact, ChannelStatus, Decision, apply_channel_fact
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus, apply_channel_fact
 from payment_rpc.domain.hold import CaptureMode
 from payment_rpc.domain.ledger import LedgerTransaction, Side
 from payment_rpc.domain.payment import (
