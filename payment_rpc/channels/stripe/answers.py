@@ -170,7 +170,10 @@ def _captured(intent: PaymentIntent, fact: ChannelFact) -> ChannelFact:
     return replace(
         fact,
         amount=amount,
-        fee=_fee(known, amount.currency),
+        # the row of one of several captures says one of several fees
+        fee=None
+        if known is None or known.amount not in (intent.amount, intent.amount_received)
+        else _fee(known, amount.currency),
         occurred_at=first_plausible(
             moment(known.created if known else None), moment(charge.created if charge else None)
         ),
@@ -195,7 +198,7 @@ def _authorized(intent: PaymentIntent, fact: ChannelFact) -> ChannelFact:
     taken = intent.amount_received or 0
     return replace(
         fact,
-        amount=money(taken, intent.currency) if taken > 0 else fact.amount,
+        taken=money(taken, intent.currency) if taken > 0 else None,
         capturable=capturable,
         held_until=moment(details.card.capture_before if details and details.card else None),
         occurred_at=moment(intent.charge.created if intent.charge else None),

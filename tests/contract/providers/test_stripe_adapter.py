@@ -207,14 +207,42 @@ async def test_a_hold_is_taken_in_several_parts_where_the_account_may(
     sim: SimulatedStripe, shop: Shop
 ) -> None:
     held = await shop.charge(capture=False)
+    assert held.taken is None
     first = await shop.capture(held.ref, Money(4000, "USD"), is_final=False)
-    assert (first.status, first.amount, first.capturable) == (
+    assert (first.status, first.amount, first.taken, first.capturable) == (
         ChannelStatus.AUTHORIZED,
+        USD,
         Money(4000, "USD"),
         Money(5999, "USD"),
     )
+    # the same key again takes nothing, and tells how it is
+    again = await shop.capture(held.ref, Money(4000, "USD"), is_final=False)
+    assert (again.status, again.taken) == (ChannelStatus.AUTHORIZED, Money(4000, "USD"))
     last = await shop.capture(held.ref, Money(1000, "USD"), capture_id="CAP2")
     assert (last.status, last.amount) == (ChannelStatus.CAPTURED, Money(5000, "USD"))
+    assert (last.taken, last.fee) == (None, None)
+    assert [kind for kind, *_ in sim.moved()] == ["authorize", "capture", "capture", "void"]
+
+
+async def test_the_rest_of_a_hold_is_let_go_and_its_parts_stay(
+    sim: SimulatedStripe, shop: Shop
+) -> None:
+    held = await shop.charge(capture=False)
+    await shop.capture(held.ref, Money(4000, "USD"), is_final=False)
+    over = await shop.channel.void("ATT1", ref=held.ref, timeout_seconds=10)
+    assert (over.status, over.amount) == (ChannelStatus.CAPTURED, Money(4000, "USD"))
+    ran_out = await shop.charge(capture=False, own_id="ATT2")
+    await shop.channel.capture(
+        "ATT2",
+        ref=ran_out.ref,
+        capture_id="CAP2",
+        amount=Money(3000, "USD"),
+        is_final=False,
+        timeout_seconds=10,
+    )
+    await sim.advance(8 * 86_400)
+    known = await shop.query(ran_out.ref, "ATT2")
+    assert (known.status, known.amount) == (ChannelStatus.CAPTURED, Money(3000, "USD"))
 
 
 async def test_a_hold_that_ran_out_is_closed(sim: SimulatedStripe, shop: Shop) -> None:
