@@ -51,7 +51,7 @@ MUTANTS = [
     ),
     _captures(
         "a channel that takes a hold once keeps no rest",
-        old="if keeps_rest and not takes_parts:",
+        old="if keeps_rest and not channel.capabilities.multiple_captures:",
         new="if False:",
         fails=_several("test_a_channel_that_takes_a_hold_once_keeps_no_rest"),
     ),
