@@ -11,6 +11,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.logs import get_logger
 from mesh.times import rfc3339
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.payment import (
@@ -31,6 +32,8 @@ from order_rpc.usecases.merchant_terms import TermsOfMerchants
 SHORTFALL = "PAYMENT_SHORTFALL"  # history event: money came that does not pay the order
 END_HOLD = "END_HOLD"  # history event: money that was held was let go
 
+log = get_logger()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedPayment:
@@ -38,7 +41,19 @@ class AppliedPayment:
 
     order: Order
     disposition: Disposition
-    alerts: tuple[str, ...] = ()  # for a manual review; logged once this is committed
+    alerts: tuple[str, ...] = ()  # for a manual review
+
+    def log_alerts(self, payment_id: str) -> None:
+        """Tells the operators what needs a manual review. Whoever applied a snapshot calls this."""
+        for problem in self.alerts:
+            log.error(
+                "order_needs_attention",
+                alert=True,
+                merchant_id=self.order.merchant_id,
+                order_id=self.order.order_id,
+                payment_id=payment_id,
+                problem=problem,
+            )
 
 
 class PaymentApplier:

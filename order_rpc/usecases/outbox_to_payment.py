@@ -237,14 +237,7 @@ class PaymentDestination:
                 if answer.payment is None:
                     raise Unavailable("payment_rpc names no payment")
                 applied = await self._applier.apply(tx, order, answer.payment, cause=cause, at=now)
-                for problem in applied.alerts:
-                    log.error(
-                        "order_needs_attention",
-                        alert=True,
-                        merchant_id=order.merchant_id,
-                        order_id=order.order_id,
-                        problem=problem,
-                    )
+                applied.log_alerts(answer.payment.payment_id)
             case CloseResult.CLOSED | CloseResult.CONFLICTED:
                 await self._cancel(tx, order, cause=cause, remark=answer.result, at=now)
             case CloseResult.HELD:

@@ -123,15 +123,7 @@ class Payments:
                 await self._terms.of(command.merchant_id)
         applied = await self._db.run(self._update_order_status, command, caller)
         failpoint("order.update_status.after_commit")
-        for problem in applied.alerts:
-            log.error(
-                "order_needs_attention",
-                alert=True,
-                merchant_id=command.merchant_id,
-                order_id=command.order_id,
-                payment_id=command.payment.payment_id,
-                problem=problem,
-            )
+        applied.log_alerts(command.payment.payment_id)
         return Answer(disposition=applied.disposition, state=applied.order.state)
 
     async def _update_order_status(

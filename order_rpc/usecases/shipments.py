@@ -22,7 +22,7 @@ from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.domain.refund_plan import is_full_refund_open, sale_refunds
 from order_rpc.store import audit, orders, refunds
 from order_rpc.store.audit import PastStep
-from order_rpc.usecases.apply_payment import PaymentApplier
+from order_rpc.usecases.apply_payment import AppliedPayment, PaymentApplier
 from order_rpc.usecases.events import order_completed, order_shipped
 from order_rpc.usecases.journal import Cause, Journal
 from order_rpc.usecases.merchant_terms import TermsOfMerchants
@@ -81,12 +81,15 @@ class Shipments:
             CaptureInProgress, CaptureRefused: its money is not here, and nothing is shipped.
         """
         parcel = (carrier, tracking_number)
-        order = await self._db.run(self._ship, merchant_id, order_id, parcel, caller)
+        order, _ = await self._db.run(self._ship, merchant_id, order_id, parcel, caller)
         if order.held is not None:
             captured = await self._capture(order, order.held.payment_id)
-            order = await self._db.run(
+            failpoint("order.ship.after_capture")
+            order, applied = await self._db.run(
                 self._ship, merchant_id, order_id, parcel, caller, captured=captured
             )
+            if applied is not None:
+                applied.log_alerts(captured.payment_id)
         failpoint("order.ship.after_commit")
         return order
 
@@ -179,20 +182,24 @@ class Shipments:
         caller: Caller,
         *,
         captured: PaymentSnapshot | None = None,
-    ) -> Order:
-        """Ships an order. One whose money is held is returned as it is, unless it was captured."""
+    ) -> tuple[Order, AppliedPayment | None]:
+        """Ships an order, after what was captured for it has paid it. One whose money is held and
+        was not captured is returned as it is.
+        """
         carrier, tracking_number = parcel
         now = self._clock.now()
         order = await orders.load_order(
             tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True
         )
         if order.state is OrderState.SHIPPED and (order.carrier, order.tracking_number) == parcel:
-            return order
+            return order, None
+        applied: AppliedPayment | None = None
         if captured is not None:
             cause = Cause(event_id=self._journal.cause(caller).event_id, operator=PAYMENT_RPC)
-            order = (await self._applier.apply(tx, order, captured, cause=cause, at=now)).order
+            applied = await self._applier.apply(tx, order, captured, cause=cause, at=now)
+            order = applied.order
         elif order.state is OrderState.PENDING_PAYMENT and order.held is not None:
-            return order
+            return order, None
         shipped = order.ship(carrier=carrier, tracking_number=tracking_number, at=now)
         of_sale = sale_refunds(order, await refunds.refunds_of(tx, order))
         if is_full_refund_open(order, of_sale):
@@ -208,7 +215,7 @@ class Shipments:
             make_event=order_shipped,
         )
         failpoint("order.ship.before_commit")
-        return shipped
+        return shipped, applied
 
     async def _complete(
         self, tx: AsyncConnection, merchant_id: str, order_id: str, caller: Caller

@@ -17,6 +17,7 @@ from mesh.errors import MeshError
 from mesh.failpoints import failpoint
 from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order
+from order_rpc.domain.policy import MerchantPolicy
 from payment_rpc.channels import Channel
 from payment_rpc.channels.inbound import Inbound
 from payment_rpc.channels.providers import PROVIDERS
@@ -154,6 +155,11 @@ class ProviderShop:
         order = await self.joined.orders.cancel(await self._order(order_id))
         return Said(str(order.state), order.order_id)
 
+    async def ship(self, order_id: str) -> Said:
+        """The shop ships, which takes held money."""
+        order = await self.joined.orders.ship(await self._order(order_id))
+        return Said(str(order.state), order.order_id)
+
     async def work(self) -> None:
         """Each worker of both services does what is due."""
         app, orders = self.joined.money.app, self.joined.orders
@@ -204,7 +210,8 @@ async def provider_shop(
     """A shop on two databases, which may have been another process's before. `urls`: of simulators,
     by provider.
     """
-    async with joined_world(payment_url, order_url, folder) as joined:
+    policies = {"mall": MerchantPolicy(ships_on_authorized=True)}
+    async with joined_world(payment_url, order_url, folder, policies=policies) as joined:
         world = joined.money
         channels = open_channels(urls, world.clock)
         try:

@@ -1,5 +1,6 @@
 """What happens when payment_rpc dies between two steps of a payment at a provider, and when it
-comes back: one story per step, told at each point of it.
+comes back: one story per step, told at each point of it. order_rpc is in the same process, and
+dies with it.
 """
 
 from __future__ import annotations
@@ -220,6 +221,29 @@ async def capturing(crash: Crash) -> None:
     await crash.settle()
     answers = [await captures() for _ in range(2)]
     assert [answer.state for answer in answers] == ["SUCCESS"] * 2
+
+
+@dies_at(
+    "payment.channel.after_step",
+    "order.ship.after_capture",
+    "order.ship.before_commit",
+    "order.ship.after_commit",
+    at=HOLDING,
+)
+async def shipping(crash: Crash) -> None:
+    said = await crash.held()
+    [payment] = await crash.rows(PAYMENT)
+
+    async def ships() -> Said:
+        done: Said = await crash.do("ship", order_id=payment.order_id)
+        return done
+
+    await crash.dies(ships)
+    await ships()
+    await crash.settle()
+    assert (await ships()).state == "SHIPPED"
+    assert (await crash.payment(said)).state == "SUCCESS"
+    assert [kind for kind, _, _ in await crash.simulated.money()] == ["authorize", "capture"]
 
 
 @dies_at("payment.close.after_closing", "payment.fact.before_commit", at=HOLDING)

@@ -69,9 +69,8 @@ async def test_what_a_crash_leaves_at_a_provider_is_finished(crash: Crash) -> No
 
 
 def test_every_point_beside_a_channel_is_in_a_story_of_each_provider_that_has_it() -> None:
-    points = {
-        name for name in failpoints() if name.startswith(("payment.channel.", "payment.callback."))
-    }
+    kinds = ("payment.channel.", "payment.callback.", "order.ship.after_capture")
+    points = {name for name in failpoints() if name.startswith(kinds)}
     assert points <= {case.point for case in CASES}
     assert {case.provider for case in CASES} == set(ALL)
     assert len({case.name for case in CASES}) == len(CASES)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mesh.errors import UpstreamUnavailable
 from order_rpc.audit.explain import explain_order
@@ -324,6 +325,20 @@ async def test_nothing_is_shipped_while_the_outcome_of_the_capture_is_unknown(
     trusting.payment_rpc.capture_answer = None
     assert (await trusting.ship(order)).state is S.SHIPPED
     assert len({key for _, key in trusting.payment_rpc.captures}) == 1
+
+
+async def test_what_a_person_must_see_of_a_captured_payment_is_told_when_it_ships(
+    trusting: OrderApp, order: Order
+) -> None:
+    bounced = ("RF1", "", "REVERSED", "1.00", "why")
+    trusting.payment_rpc.capture_answer = snapshot(version=3, refunds=[bounced])
+    with capture_logs() as logs:
+        assert (await trusting.ship(order)).state is S.SHIPPED
+    assert [
+        (entry["event"], entry["order_id"], entry["payment_id"])
+        for entry in logs
+        if entry.get("alert")
+    ] == [("order_needs_attention", order.order_id, "PAY1")]
 
 
 async def test_nothing_is_shipped_when_the_capture_is_refused(
