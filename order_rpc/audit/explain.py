@@ -157,9 +157,11 @@ async def _explain(tx: AsyncConnection, key: TenantKey) -> Explanation | None:
         *told,
     ]
     amount = Money(order.amount_minor, order.currency)
+    captured = Money(order.captured_minor, order.currency)
+    part = f" of which {captured} was captured" if 0 < captured.minor < amount.minor else ""
     reason = f" ({order.cancel_reason})" if order.cancel_reason else ""
     headline = (
-        f"Order {order.order_id} of buyer {order.user_id} at {order.merchant_id}, {amount}, "
+        f"Order {order.order_id} of buyer {order.user_id} at {order.merchant_id}, {amount}{part}, "
         f"{_STANDING[order.state]}{reason}."
     )
     return Explanation(

@@ -95,11 +95,11 @@ def entry(
 
 
 def entries_of_payment(order: Order, *, at: datetime, count: int = 1) -> list[Entry]:
-    """What an order counts that is paid now. `count` -1: that was paid then, and is not paid any
-    more.
+    """What an order counts that is paid now, with the money that came for it. `count` -1: that was
+    paid then, and is not paid any more.
     """
     return [
-        entry(order, Figure.PAID, at=at, count=count),
+        entry(order, Figure.PAID, at=at, count=count, amount=order.captured),
         entry(order, Figure.CONVERTED, at=order.created_at, count=count),
     ]
 

@@ -175,7 +175,13 @@ async def of_orders(tx: AsyncConnection) -> AsyncIterator[list[Entry]]:
         Figure.CANCELLED: (order.cancelled_at, order.cancelled_at.is_not(None)),
     }
     queries = [
-        _recount(figure, moment, order.amount_minor, order).where(condition)
+        _recount(
+            figure,
+            moment,
+            # a shop may have captured less than its order costs
+            order.captured_minor if figure is Figure.PAID else order.amount_minor,
+            order,
+        ).where(condition)
         for figure, (moment, condition) in moments.items()
     ]
     async for within in key_ranges_at_one_moment(

@@ -33,7 +33,8 @@ def order_paid(order: Order, *, event_id: str, trace_id: str) -> Message:
     """ORDER_PAID."""
     paid_at = order.paid_at or order.updated_at
     payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=paid_at) | {
-        "payment_id": order.paid_payment_id
+        "payment_id": order.paid_payment_id,
+        "captured_amount": order.captured.format(),
     }
     return _message(ORDER_PAID, order, payload, at=paid_at)
 

@@ -93,6 +93,9 @@ def _to_subscribers(payment: Payment, before: Payment, *, ids: Ids, at: datetime
                 ids=ids,
                 at=at,
                 facts={
+                    # what moved: a shop may capture less than was held for it
+                    "amount": payment.captured.format(),
+                    "owed_amount": payment.amount.format(),
                     "channel_trade_no": payment.channel_trade_no,
                     "paid_at": rfc3339(payment.paid_at or at),
                 },

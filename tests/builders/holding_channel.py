@@ -148,13 +148,15 @@ class HoldingChannel(SandboxChannel):
         return self.facts[attempt_id]
 
 
-def holding(world: PaymentWorld) -> HoldingChannel:
-    """Gives a shop a channel that holds money, in the place of the sandbox."""
+def holding(world: PaymentWorld, **changes: Any) -> HoldingChannel:
+    """Gives a shop a channel that holds money, in the place of the sandbox. `changes`: of the rest
+    of its payment_rpc.
+    """
     channel = HoldingChannel(
         base_url=world.sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET
     )
     channel.now = world.clock.now
-    world.app = world.make_app(channels={"sandbox": channel})
+    world.app = world.make_app(channels={"sandbox": channel}, **changes)
     return channel
 
 

@@ -15,7 +15,37 @@ _HELD = "test_held_charges.py::"
 _WHERE = f"{_HELD}test_money_is_held_only_where_it_can_be_and_where_the_order_can_wait[sqlite]"
 _REST = "test_captures_over_rest.py::"
 
+_WIRE = "test_held_money_over_wire.py::"
+
 MUTANTS = [
+    _mutant(
+        "clients",
+        "an order is told how much is held for it",
+        old='held_amount=snapshot.get("held_amount", ""),',
+        new="",
+        fails=f"{_WIRE}test_held_money_is_captured_by_shipping_or_let_go_by_cancelling",
+    ),
+    _mutant(
+        "clients",
+        "an order is told until when its money is held",
+        old="payment.held_until.FromJsonString(until)",
+        new="pass",
+        fails=f"{_WIRE}test_held_money_is_captured_by_shipping_or_let_go_by_cancelling",
+    ),
+    _mutant(
+        "clients",
+        "an order is told that a part was meant",
+        old='captured_in_part=snapshot.get("captured_in_part", False),',
+        new="",
+        fails=f"{_WIRE}test_a_part_that_was_captured_counts_everywhere_as_what_it_is",
+    ),
+    _mutant(
+        "usecases/messages",
+        "the event of a payment names what was captured",
+        old='"amount": payment.captured.format(),\n',
+        new="",
+        fails=f"{_WIRE}test_a_part_that_was_captured_counts_everywhere_as_what_it_is",
+    ),
     _mutant(
         "usecases/captures",
         "a capture in minor units is of that amount, not of all that is held",

@@ -34,6 +34,8 @@ _catalog = partial(_mutant, "usecases/catalog.py")
 _catalog_stock = partial(_mutant, "usecases/catalog_stock.py")
 _allocations = partial(_mutant, "usecases/allocations.py")
 _shipments = partial(_mutant, "usecases/shipments.py")
+_events = partial(_mutant, "usecases/events.py")
+_clients = partial(_mutant, "clients.py")
 _stock = partial(_mutant, "store/stock.py")
 _order_rows = partial(_mutant, "store/orders.py")
 _first_answers = partial(_mutant, "usecases/first_answers.py")
@@ -59,6 +61,9 @@ _in_terms = partial(_test, "merchant_terms")
 _in_cancel = partial(_test, "cancel")
 _in_payments = partial(_test, "payments")
 _in_holds = partial(_test, "holds")
+_WIRE = "test_held_money_over_wire.py::"
+_OVER_WIRE = f"{_WIRE}test_held_money_is_captured_by_shipping_or_let_go_by_cancelling"
+_PART = f"{_WIRE}test_a_part_that_was_captured_counts_everywhere_as_what_it_is"
 _in_refunds = partial(_test, "refunds")
 _in_create = partial(_test, "create")
 _in_stock = partial(_test, "stock")
@@ -414,6 +419,36 @@ _MONEY = [
             "test_nothing_is_shipped_while_the_outcome_of_the_capture_is_unknown",
             on="sqlite-no answer",
         ),
+    ),
+    _shipments(
+        "what a person must see of a captured payment is logged when it ships",
+        old="applied.log_alerts(captured.payment_id)",
+        new="pass",
+        fails=_in_holds("test_what_a_person_must_see_of_a_captured_payment_is_told_when_it_ships"),
+    ),
+    _clients(
+        "the shop that cancels lets held money go, also over the wire",
+        old="                lets_go=lets_go,\n",
+        new="",
+        fails=_OVER_WIRE,
+    ),
+    _clients(
+        "the key of a capture for shipping arrives",
+        old="metadata=((IDEMPOTENCY_KEY, key),),",
+        new="",
+        fails=_OVER_WIRE,
+    ),
+    _figures(
+        "a part of held money counts as that part",
+        old="count=count, amount=order.captured)",
+        new="count=count)",
+        fails=_PART,
+    ),
+    _events(
+        "who hears of a paid order hears what came for it",
+        old='"captured_amount": order.captured.format(),',
+        new='"captured_amount": order.amount.format(),',
+        fails=_PART,
     ),
     _shipments(
         "every repetition of a shipment captures under one key",

@@ -38,6 +38,7 @@ class PaymentSucceededEvent(_message.Message):
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    OWED_AMOUNT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Unique; the same id is the same event."""
     payment_id: _builtins.str
@@ -49,7 +50,7 @@ class PaymentSucceededEvent(_message.Message):
     user_id: _builtins.str
     """The buyer."""
     amount: _builtins.str
-    """Captured, in major units."""
+    """Captured, in major units; less than owed_amount when the shop captured a part of held money."""
     currency: _builtins.str
     """ISO 4217."""
     channel: _builtins.str
@@ -60,6 +61,8 @@ class PaymentSucceededEvent(_message.Message):
     """W3C trace id of the call that caused it."""
     version: _builtins.str
     """"1.0"."""
+    owed_amount: _builtins.str
+    """What the payment was for, in major units."""
     @_builtins.property
     def paid_at(self) -> _timestamp_pb2.Timestamp:
         """When the money was captured."""
@@ -84,10 +87,11 @@ class PaymentSucceededEvent(_message.Message):
         event_time: _timestamp_pb2.Timestamp | None = ...,
         trace_id: _builtins.str = ...,
         version: _builtins.str = ...,
+        owed_amount: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "paid_at", b"paid_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "paid_at", b"paid_at", "payment_id", b"payment_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "channel_trade_no", b"channel_trade_no", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "owed_amount", b"owed_amount", "paid_at", b"paid_at", "payment_id", b"payment_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,6 +313,7 @@ class OrderPaidEvent(_message.Message):
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Unique; the same id is the same event."""
     order_id: _builtins.str
@@ -327,6 +332,8 @@ class OrderPaidEvent(_message.Message):
     """W3C trace id of the call that caused it."""
     version: _builtins.str
     """"1.0"."""
+    captured_amount: _builtins.str
+    """Of the total, what was captured, in major units: less when the shop captured a part of held money."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it was paid."""
@@ -344,10 +351,11 @@ class OrderPaidEvent(_message.Message):
         event_time: _timestamp_pb2.Timestamp | None = ...,
         trace_id: _builtins.str = ...,
         version: _builtins.str = ...,
+        captured_amount: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_id", b"payment_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "captured_amount", b"captured_amount", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_id", b"payment_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
