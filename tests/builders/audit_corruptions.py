@@ -625,6 +625,20 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_rpc",
         "parked_unseen",
     ),
+    "a hold that says nothing of the part that was captured": (
+        payments(
+            update(ATTEMPT)
+            .where(A.state == "CAPTURED")
+            .values(
+                state="AUTHORIZED",
+                captured_minor=None,
+                captured_currency=None,
+                next_query_at=A.created_at,
+            )
+        ),
+        "payment_rpc",
+        "parts_of_hold",
+    ),
     "a surplus": (
         payments(update(ATTEMPT).where(A.state == "CAPTURED").values(surplus_minor=1)),
         "payment_rpc",

@@ -234,6 +234,7 @@ async def test_every_check_is_tried() -> None:
         for name in (
             "builders/audit_corruptions.py",
             "builders/merchant_corruptions.py",
+            "integration/payment/test_account_audit.py",
             "integration/seckill/test_seckill_audit.py",
             "integration/services/test_audit.py",
             "integration/services/test_audit_corruptions.py",

@@ -204,8 +204,8 @@ def test_a_checkout_that_was_declined_and_cancelled_is_closed() -> None:
     assert fact.occurred_at is not None
 
 
-def charge(currency: str = "usd", fee: int = 320) -> dict[str, Any]:
-    row = {"id": "txn_1", "amount": 1, "fee": fee, "currency": currency, "created": 1795176000}
+def charge(currency: str = "usd", fee: int = 320, amount: int = 9999) -> dict[str, Any]:
+    row = {"id": "txn_1", "amount": amount, "fee": fee, "currency": currency, "created": 1795176000}
     return {"id": "ch_1", "created": 1795175000, "balance_transaction": row}
 
 
@@ -216,6 +216,7 @@ def charge(currency: str = "usd", fee: int = 320) -> dict[str, Any]:
         (charge(fee=0), Money(0, "USD")),
         (charge("eur"), None),
         (charge(fee=-5), None),
+        (charge(amount=4000), None),  # of one of several captures, and so not the whole fee
         ({**charge(), "balance_transaction": "txn_1"}, None),
         ({**charge(), "balance_transaction": None}, None),
         ("ch_1", None),
