@@ -1,7 +1,7 @@
 """`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing
 left behind.
 
-    python -m bench [PART…]    rpc, keys, charge, statements, orders, searches, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
+    python -m bench [PART…]    rpc, keys, charge, webhooks, statements, orders, searches, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
     python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
 """
 

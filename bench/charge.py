@@ -11,7 +11,6 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -21,17 +20,15 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 
 from bench.machine import median
+from bench.payment_apps import payment_app
 from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.db import Database, open_database
 from mesh.ids import UlidIds
 from mesh.money import Money, RequestedAmount
-from mesh.paging import PageTokens
-from payment_rpc.app import PaymentApp, PaymentConfig
+from payment_rpc.app import PaymentApp
 from payment_rpc.channels.capabilities import Capabilities, Close, Instrument
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
-from payment_rpc.domain.order import OrderToPay
-from payment_rpc.domain.payment import Disposition
 from payment_rpc.tables import metadata
 from payment_rpc.usecases.payment_requests import Charge
 
@@ -41,25 +38,6 @@ ROUND_SECONDS = 2.0
 _BUYER = Caller(role=Role.USER, subject="user-1", merchant_id="mall")
 # Identifiers and the hashes that are made of them, as they stand in recorded parameters.
 _FRESH = re.compile(r"\b(?:PAY|ATT|ORD|EVT|TRD|key-)[0-9A-Z]{10,}|\b[0-9a-f]{64}\b")
-
-
-class _Orders:
-    """Orders without a network: the bench is about the database."""
-
-    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
-        del seckill_ticket
-        return OrderToPay(
-            order_id=order_id,
-            merchant_id=merchant_id,
-            user_id="user-1",
-            amount=Money(9999, "CNY"),
-            state="PENDING_PAYMENT",
-            expires_at=SystemClock().now() + timedelta(minutes=30),
-        )
-
-    async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
-        del snapshot, event_id
-        return Disposition.APPLIED
 
 
 class AcquirerOfCards:
@@ -116,27 +94,11 @@ class Recording:
 
 async def open_app(url: str, channels: Mapping[str, Any]) -> tuple[PaymentApp, Database, UlidIds]:
     """payment_rpc on a new database, without its network."""
-    clock = SystemClock()
-    ids = UlidIds(clock)
+    ids = UlidIds(SystemClock())
     db = open_database(url, metadata, pool_size=CONNECTIONS)
     async with db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
-    app = PaymentApp(
-        db=db,
-        clock=clock,
-        ids=ids,
-        orders=_Orders(),
-        channels=channels,
-        redis=None,
-        return_urls={},
-        page_tokens=PageTokens(b"page tokens of the bench, never shown"),
-        config=PaymentConfig(
-            channel_timeout_seconds=5,
-            attempt_lease_seconds=20,
-            scan_interval_seconds=1,
-            scan_batch_size=100,
-        ),
-    )
+    app = payment_app(db, ids=ids, channels=channels)
     return app, db, ids
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,18 @@ import uvicorn
 import uvloop
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
+from bench.payment_apps import payment_app
 from mesh import logs
 from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
-from mesh.paging import PageTokens
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer
-from payment_rpc.app import PaymentApp, PaymentConfig
+from payment_rpc.app import PaymentApp
 from payment_rpc.domain.payment import CREDIT_CARD, Payment
 from payment_rpc.servicer.messages import payment_message
-from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.store import payment_pages, payments
 from payment_rpc.store.payment_pages import PaymentPage
@@ -79,9 +79,13 @@ class Fixed(payment_pb2_grpc.PaymentServiceServicer):
         return payment_pb2.GetPaymentByOrderIdResponse(payment=self._payment)
 
 
+def _fixed() -> Fixed:
+    return Fixed()  # type: ignore[abstract]  # only one is called
+
+
 async def echo() -> int:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    payment_pb2_grpc.add_PaymentServiceServicer_to_server(Fixed(), server)
+    payment_pb2_grpc.add_PaymentServiceServicer_to_server(_fixed(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     _KEEP.append(server)
@@ -89,15 +93,18 @@ async def echo() -> int:
 
 
 async def pipeline() -> int:
-    return await _mesh_server(Fixed())
+    return await _mesh_server(
+        lambda server: server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, _fixed())
+    )
 
 
 async def payment() -> int:
-    return await _mesh_server(await _real_servicer(None))
+    return await _mesh_server((await _payment_rpc(None)).add_to)
 
 
 async def cached() -> int:
-    return await _mesh_server(await _real_servicer(open_redis(os.environ["BENCH_REDIS_URL"])))
+    redis = open_redis(os.environ["BENCH_REDIS_URL"])
+    return await _mesh_server((await _payment_rpc(redis)).add_to)
 
 
 async def passthrough() -> int:
@@ -150,21 +157,17 @@ def settings() -> PaymentSettings:
     )
 
 
-async def _mesh_server(servicer: Any) -> int:
-    chosen = settings()
+async def _mesh_server(add_to: Callable[[MeshServer], None]) -> int:
     logs.configure("bench", "WARNING", json=True)
     clock = SystemClock()
-    server = MeshServer(chosen, clock=clock, ids=UlidIds(clock))
-    server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, servicer)
+    server = MeshServer(settings(), clock=clock, ids=UlidIds(clock))
+    add_to(server)
     await server.start()
     _KEEP.append(server)
     return server.port
 
 
-async def _real_servicer(redis: Any) -> PaymentServicer:
-    chosen = settings()
-    clock = SystemClock()
-    ids = UlidIds(clock)
+async def _payment_rpc(redis: Any) -> PaymentApp:
     db = open_database(
         f"sqlite+aiosqlite:///{Path(os.environ[SECRET_FILE]).parent / 'payments.db'}", metadata
     )
@@ -178,32 +181,7 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
     if not (await db.read(_is_filled)):
         for first in range(0, USERS, 1000):
             await db.run(fill, first)
-    page_tokens = PageTokens.from_settings(chosen)
-    app = PaymentApp(
-        db=db,
-        clock=clock,
-        ids=ids,
-        orders=None,
-        channels={},
-        redis=redis,
-        return_urls={},  # type: ignore[arg-type]  only read from
-        page_tokens=page_tokens,
-        config=PaymentConfig(
-            channel_timeout_seconds=1,
-            attempt_lease_seconds=1,
-            scan_interval_seconds=1,
-            scan_batch_size=1,
-        ),
-    )
-    return PaymentServicer(
-        payments=app.payments,
-        cancellation=app.cancellation,
-        conflicts=app.conflicts,
-        queries=app.payment_queries,
-        checkout_tokens=app.checkout_tokens,
-        customers=app.customers,
-        clock=SystemClock(),
-    )
+    return payment_app(db, ids=UlidIds(SystemClock()), channels={}, redis=redis)
 
 
 async def _is_filled(tx: Any) -> bool:

@@ -26,6 +26,7 @@ from google.api import httpbody_pb2
 from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc
 
 from bench.machine import cpu_seconds
+from bench.payment_apps import payment_app
 from bench.processes import Server
 from bench.servers import settings
 from mesh import logs
@@ -33,9 +34,7 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
-from mesh.paging import PageTokens
 from mesh.server import MeshServer
-from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.stripe.api import API_VERSION
 from payment_rpc.channels.stripe.channel import open_channel
 from payment_rpc.channels.stripe.credentials import parse
@@ -188,23 +187,7 @@ async def _webhooks(server: MeshServer, clock: SystemClock) -> None:
         base_url="http://127.0.0.1:9",
         now=clock.now,
     )
-    app = PaymentApp(
-        db=db,
-        clock=clock,
-        ids=UlidIds(clock),
-        orders=None,  # type: ignore[arg-type]  nothing is delivered
-        channels={CHANNEL: channel},
-        redis=None,
-        return_urls={},
-        page_tokens=PageTokens(b"page tokens of the bench, never shown"),
-        config=PaymentConfig(
-            channel_timeout_seconds=1,
-            attempt_lease_seconds=20,
-            scan_interval_seconds=1,
-            scan_batch_size=1,
-        ),
-    )
-    app.add_to(server)
+    payment_app(db, ids=UlidIds(clock), channels={CHANNEL: channel}).add_to(server)
 
 
 async def main(kind: str) -> None:
@@ -213,7 +196,8 @@ async def main(kind: str) -> None:
     clock = SystemClock()
     server = MeshServer(settings(), clock=clock, ids=UlidIds(clock))
     if kind == "empty":
-        server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, _Acknowledges())
+        answers: Any = _Acknowledges()  # type: ignore[abstract]  # only one is called
+        server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, answers)
     else:
         await _webhooks(server, clock)
     await server.start()
