@@ -11,6 +11,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.audit import Violation
+from mesh.audit.queries import Check
 from mesh.db import Database
 from mesh.progress import looked_at
 from payment_rpc.store.channel_accounts import logged, stored_account
@@ -20,10 +21,16 @@ PAGE = 500
 _A, _L = CHANNEL_ACCOUNT.c, CHANNEL_ACCOUNT_CHANGE.c
 
 
+UNLOGGED = Check(
+    name="account_logged",
+    query=select(_A.account_id).where(~exists().where(_L.account_id == _A.account_id)),
+    by=(_A.account_id,),
+    detail="it has no log: it was not added",
+)
+
+
 async def check_accounts(db: Database) -> AsyncIterator[Violation]:
-    """Every account against the last version in its log, and every log against its account."""
-    async for violation in _unlogged(db):
-        yield violation
+    """Every log against its account. `UNLOGGED` finds the accounts without one."""
     after = ""
     while True:
         rows = await db.read(_page, after)
@@ -35,30 +42,6 @@ async def check_accounts(db: Database) -> AsyncIterator[Violation]:
         if len(rows) < PAGE:
             return
         after = rows[-1].account_id
-
-
-async def _unlogged(db: Database) -> AsyncIterator[Violation]:
-    """Accounts without a log, which nobody added by paymesh."""
-    after = ""
-    while True:
-        ids = await db.read(_unlogged_page, after)
-        for account_id in ids:
-            yield Violation(
-                check="account_logged", subject=account_id, detail="it has no log: it was not added"
-            )
-        if len(ids) < PAGE:
-            return
-        after = ids[-1]
-
-
-async def _unlogged_page(tx: AsyncConnection, after: str) -> Sequence[str]:
-    found = await tx.execute(
-        select(_A.account_id)
-        .where(_A.account_id > after, ~exists().where(_L.account_id == _A.account_id))
-        .order_by(_A.account_id)
-        .limit(PAGE)
-    )
-    return found.scalars().all()
 
 
 async def _page(tx: AsyncConnection, after: str) -> Sequence[Any]:

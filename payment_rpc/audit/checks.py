@@ -16,7 +16,7 @@ from mesh.db import Database
 from mesh.errors import Outcome
 from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
-from payment_rpc.audit.accounts import check_accounts
+from payment_rpc.audit.accounts import UNLOGGED, check_accounts
 from payment_rpc.audit.kept import messages
 from payment_rpc.audit.seals import check_seals
 from payment_rpc.domain import attempt as attempts
@@ -85,6 +85,7 @@ async def violations(db: Database, tolerance: AuditTolerance) -> AsyncIterator[V
         *_mismatched(),
         *_orphans(),
         *_without_rows(),
+        UNLOGGED,
         *messages(tolerance),
     )
     for part in (
