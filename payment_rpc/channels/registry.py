@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from payment_rpc.channels import Channel
-from payment_rpc.domain.errors import ChannelNotSupported
+from payment_rpc.domain.errors import ChannelNotSupported, ChannelUnavailable
 
 # Opens the channel of a merchant's account; None when there is no such account.
 Load = Callable[[str], Awaitable[Channel | None]]
@@ -41,6 +41,15 @@ class Channels:
                 f"channel: there is no channel {name!r}", fields={"channel": "unknown"}
             )
         return channel
+
+    async def get_or_refusal(self, name: str) -> Channel | ChannelUnavailable:
+        """The channel of an account; or why it cannot be opened, for whoever refuses only a request
+        that has no answer yet.
+        """
+        try:
+            return await self.get(name)
+        except (ChannelNotSupported, ChannelUnavailable) as problem:
+            return ChannelUnavailable(problem.message)
 
     async def addressed(self, name: str) -> Channel:
         """The channel whose messages come to an address that names it, or names its provider. What

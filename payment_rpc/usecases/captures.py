@@ -28,7 +28,6 @@ from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.errors import (
     CardDeclined,
     ChannelFailed,
-    ChannelNotSupported,
     ChannelUnavailable,
     CurrencyMismatch,
     PaymentInProgress,
@@ -120,7 +119,7 @@ class Captures:
         command = replace(command, amount=command.amount.spelled_in(payment.amount.currency))
         key = idempotency_key_of(caller, CAPTURE, command.key, payment.merchant_id)
         # before anything is committed: the scan sends what is, whatever its caller was told
-        channel = await self._channel_of(payment)
+        channel = await self._channels.get_or_refusal(payment.channel)
         begun = await self._db.run(self._begin, command, key, channel)
         if begun.replayed:
             mark_replayed()
@@ -174,15 +173,6 @@ class Captures:
             _refuse_state(payment)
         return payment
 
-    async def _channel_of(self, payment: Payment) -> Channel | ChannelUnavailable:
-        """The channel of a payment, or why it cannot be opened: a repeated call gets its answer all
-        the same.
-        """
-        try:
-            return await self._channels.get(payment.channel)
-        except (ChannelNotSupported, ChannelUnavailable) as problem:
-            return ChannelUnavailable(problem.message, payment_id=payment.payment_id)
-
     async def _begin(
         self,
         tx: AsyncConnection,
@@ -224,7 +214,7 @@ class Captures:
         if payment.expires_at <= now:
             raise PaymentStateInvalid("The hold is over.", payment_id=payment.payment_id)
         if isinstance(channel, ChannelUnavailable):
-            raise channel
+            raise ChannelUnavailable(channel.message, payment_id=payment.payment_id)
         keeps_rest = command.keep_rest and amount < payment.amount - payment.captured
         if keeps_rest and not channel.capabilities.multiple_captures:
             raise InvalidArgument.of("keep_rest", "the channel takes held money only once")

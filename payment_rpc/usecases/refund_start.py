@@ -24,7 +24,6 @@ from payment_rpc.channels.registry import Channels
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import (
-    ChannelNotSupported,
     ChannelUnavailable,
     CurrencyMismatch,
     PaymentNotFound,
@@ -107,10 +106,8 @@ class RefundStart:
         """
         if channel == WALLET:
             return None
-        try:
-            return (await self._channels.get(channel)).capabilities
-        except (ChannelNotSupported, ChannelUnavailable) as problem:
-            return ChannelUnavailable(problem.message)
+        found = await self._channels.get_or_refusal(channel)
+        return found if isinstance(found, ChannelUnavailable) else found.capabilities
 
     async def _reserve(
         self,

@@ -127,7 +127,8 @@ MUTANTS = [
     _mutant(
         "usecases/captures",
         "what no channel can be asked for is not begun: the scan would do it later",
-        old="if isinstance(channel, ChannelUnavailable): raise channel",
+        old="if isinstance(channel, ChannelUnavailable):\n"
+        "            raise ChannelUnavailable(channel.message, payment_id=payment.payment_id)",
         new="",
         fails="test_captures.py::"
         "test_a_capture_at_a_channel_that_cannot_be_opened_is_not_begun[sqlite]",

@@ -39,7 +39,8 @@ MUTANTS = [
         fails="test_a_refund_that_its_channel_would_not_take_reserves_nothing"
         "[sqlite-able0-RefundNotAllowed-for 1 days]",
     ),
-    _start(
+    _mutant(
+        "channels/registry",
         "a repeated refund has its answer without its channel",
         old="            return ChannelUnavailable(problem.message)",
         new="            raise",
