@@ -5,17 +5,13 @@ from __future__ import annotations
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from mesh.clock import SystemClock
 from mesh.db import Database, open_database
 from mesh.errors import MeshError
 from payment_rpc.channels.provider_clocks import ALERT_SECONDS, PROVIDER_CLOCKS
-from payment_rpc.channels.providers import PROVIDERS
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.store.channel_accounts import StoredAccount
 from payment_rpc.tables import metadata
-from payment_rpc.usecases.account_channels import AccountChannels
-from payment_rpc.usecases.channel_accounts import CHECK_SECONDS_MAX, check_account
-from paymesh_cli.channels import account_keys, all_accounts
+from paymesh_cli.channels import account_keys, all_accounts, try_accounts
 from paymesh_cli.findings import Finding, failure, ok
 from paymesh_cli.supervisor.installation import Installation
 
@@ -43,21 +39,10 @@ async def _call_each_provider(
     for stored in await all_accounts(db):
         if stored.account.takes_new_payments:
             accounts.setdefault((stored.account.provider, stored.account.mode), stored)
-    if not accounts:
-        return
-    opened = AccountChannels(
-        db=db,
-        clock=SystemClock(),
-        keys=account_keys(settings, installation),
-        providers=PROVIDERS,
-        rules=settings.account_rules(),
-    )
-    try:
-        for stored in accounts.values():
-            # what is wrong with an account is said by `paymesh channels test`
-            await check_account(opened, stored, timeout_seconds=CHECK_SECONDS_MAX)
-    finally:
-        await opened.aclose()
+    if accounts:
+        keys = account_keys(settings, installation)
+        # what is wrong with an account is said by `paymesh channels test`
+        await try_accounts(db, settings, keys, accounts.values())
 
 
 def _finding(host: str, ahead_seconds: float) -> Finding:

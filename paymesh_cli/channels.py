@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from secrets import token_bytes
 from typing import TypeVar
 
@@ -75,24 +75,12 @@ def test(installation: Installation, *, account_ids: tuple[str, ...]) -> None:
     keys = account_keys(settings, installation)
 
     async def try_them(db: Database) -> list[tuple[str, str]]:
-        opened = AccountChannels(
-            db=db,
-            clock=SystemClock(),
-            keys=keys,
-            providers=PROVIDERS,
-            rules=settings.account_rules(),
-        )
-        try:
-            return [
-                (
-                    stored.account.account_id,
-                    await check_account(opened, stored, timeout_seconds=CHECK_SECONDS_MAX),
-                )
-                for stored in await all_accounts(db)
-                if not account_ids or stored.account.account_id in account_ids
-            ]
-        finally:
-            await opened.aclose()
+        wanted = [
+            stored
+            for stored in await all_accounts(db)
+            if not account_ids or stored.account.account_id in account_ids
+        ]
+        return await try_accounts(db, settings, keys, wanted)
 
     found = _with_database(settings, try_them)
     for unknown in set(account_ids) - {account_id for account_id, _ in found}:
@@ -123,6 +111,31 @@ def rotate_key(installation: Installation, *, reason: str) -> None:
         click.echo(f"{account_id}: {problem}", err=True)
     if done.problems:
         raise SystemExit(1)
+
+
+async def try_accounts(
+    db: Database, settings: PaymentSettings, keys: AccountKeys, accounts: Iterable[StoredAccount]
+) -> list[tuple[str, str]]:
+    """The id of each account, and what one harmless call with its credentials says is wrong; ""
+    for nothing.
+    """
+    opened = AccountChannels(
+        db=db,
+        clock=SystemClock(),
+        keys=keys,
+        providers=PROVIDERS,
+        rules=settings.account_rules(),
+    )
+    try:
+        return [
+            (
+                stored.account.account_id,
+                await check_account(opened, stored, timeout_seconds=CHECK_SECONDS_MAX),
+            )
+            for stored in accounts
+        ]
+    finally:
+        await opened.aclose()
 
 
 async def all_accounts(db: Database) -> list[StoredAccount]:

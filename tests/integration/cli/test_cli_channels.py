@@ -147,7 +147,6 @@ def test_the_doctor_compares_our_clock_with_those_of_providers(
 ) -> None:
     clocks = ProviderClocks(SystemClock())
     monkeypatch.setattr(channel_clocks, "PROVIDER_CLOCKS", clocks)
-    monkeypatch.setattr(channel_clocks, "PROVIDERS", toy.providers())
 
     async def check(self: ToyChannel, *, timeout_seconds: float) -> str:
         for host, ahead in (("good.example", 0), ("slow.example", -300)):
