@@ -308,7 +308,7 @@ class Attempt:
         """
         return replace(
             self.withdraw_capture(at=at),
-            next_query_at=at + QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)],
+            next_query_at=at + self._pause(self.state),
             captured=total,
             channel_trade_no=self.channel_trade_no or trade_no,
             captured_at=moved_at,
