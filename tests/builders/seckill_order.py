@@ -33,7 +33,7 @@ from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click, admit
-from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.connection import COMMAND_SECONDS_MAX, open_admission_redis
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.settings import SeckillSettings
 from seckill_rpc.store import activities
@@ -470,11 +470,16 @@ class SeckillOrderWorld:
 
 @asynccontextmanager
 async def seckill_order_world(
-    database_url: str, order_url: str, redis_url: str, **settings: Any
+    database_url: str,
+    order_url: str,
+    redis_url: str,
+    *,
+    command_seconds: float = COMMAND_SECONDS_MAX,
+    **settings: Any,
 ) -> AsyncIterator[SeckillOrderWorld]:
     """Fresh databases, an empty Redis, and a mug of which the shelf has 100."""
     db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
-    redis = open_admission_redis(redis_url)
+    redis = open_admission_redis(redis_url, command_seconds=command_seconds)
     try:
         await create_tables(db.engine, metadata)
         async with order_app(order_url) as orders:

@@ -55,7 +55,7 @@ async def sale(
     database_url_factory: Callable[[], str], redis_url: str
 ) -> AsyncIterator[SeckillOrderWorld]:
     async with seckill_order_world(
-        database_url_factory(), database_url_factory(), redis_url
+        database_url_factory(), database_url_factory(), redis_url, command_seconds=PATIENCE
     ) as world:
         yield world
 
@@ -217,8 +217,8 @@ async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_th
         await sale.orders.product(name, "10.00", available=10)
     await sale.opened(sku_id="old")
     consumer = blocking(sale)
-    # nearly as long as a command may take
-    consumer._reader._settings = ConsumerSettings(name="C", block_ms=1900, quiet_block_ms=1900)
+    # longer than a sale is opened here, and far less than a command of this client may take
+    consumer._reader._settings = ConsumerSettings(name="C", block_ms=4000, quiet_block_ms=4000)
     sale.app.registry.on_change(lambda _: consumer.changed())
     waiting = asyncio.create_task(consumer.run_once())
     await until_it_waits(sale)
