@@ -935,7 +935,7 @@ async def test_a_consumer_that_is_stopped_ends_after_the_batch_that_is_under_way
 
 async def test_a_consumer_that_waits_ends_its_wait_when_it_is_stopped(world: SeckillWorld) -> None:
     await world.open(total=100)
-    consumer = world.make_consumer("waits", block_ms=1900, quiet_block_ms=1900)
+    consumer = world.make_consumer("waits", block_ms=1000, quiet_block_ms=1000)
     waiting = asyncio.create_task(consumer.run_once())
     await asyncio.sleep(0)
     consumer.stop()
