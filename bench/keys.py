@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
@@ -31,7 +32,6 @@ from cryptography.hazmat.primitives.serialization import (
 from paymesh.merchant.v1 import api_key_pb2
 from paymesh.payment.v1 import payment_pb2
 
-from bench.http import ROUNDS, run_round
 from bench.key_servers import KEYS, KEYS_FILE
 from bench.machine import cpu_seconds, median
 from bench.processes import Server, server, wait_for_http
@@ -48,12 +48,17 @@ from tools.processes import free_port
 __all__ = ["KEYS", "Report", "measure"]
 
 WARM = 100  # callers
+# of all warm callers, one request each, with a JWT and with a key in turn: what else the machine
+# does then meets both
+PAIRS = 400
+PAIRS_UNCOUNTED = 20
 CONNECTIONS = 64
 EXCHANGES = 5_000
 CALLERS = (1, 8, 64)
 _METHOD = "/paymesh.merchant.v1.ApiKeyService/ExchangeApiKeyDigest"
 
 Rate = tuple[float, float]  # per second, µs of CPU
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +67,9 @@ class Report:
 
     Attributes:
         with_token, with_key: of the gateway, warm.
-        more: µs that a key costs more than a JWT: the middle one of pairs of rounds, because what
-            else the machine does changes from minute to minute.
+        more: µs that a key costs more than a JWT: the middle one of the pairs.
+        more_with_renewals: the mean of the pairs, which has those in which tokens of keys were
+            renewed.
         distinct: per second, µs of the gateway and of merchant_rpc per request.
         exchanges: of merchant_rpc by the number of callers at once: per second, µs, and µs of a
             bare gRPC call on this machine, which is the limit.
@@ -72,6 +78,7 @@ class Report:
     with_token: Rate
     with_key: Rate
     more: float
+    more_with_renewals: float
     distinct: dict[str, tuple[float, float, float]]
     exchanges: dict[int, tuple[float, float, float]]
 
@@ -100,23 +107,21 @@ async def _measure(
     ]
     for name in ("first time", "again"):
         distinct[name] = await _each_once(gateway, merchants, requests)
-    tokens = _tokens(folder, WARM)
-    with_token = [_request(token, "10.0.0.1") for token in tokens]
-    costs: dict[str, list[Rate]] = {"token": [], "key": []}
-    for number in range(ROUNDS + 1):
-        for kind, sent in (("token", with_token), ("key", requests[:WARM])):
-            measured = await run_round(gateway, sent)
-            if number:  # the first one warms up
-                costs[kind].append(measured)
+    addresses = [f"10.0.0.{number}" for number in range(WARM)]
+    kinds = {
+        "token": [*map(_request, _tokens(folder, WARM), addresses)],
+        "key": [*map(_request, keys[:WARM], addresses)],
+    }
+    costs = await _in_turn(gateway, kinds)
+    differences = [
+        with_key - with_token
+        for (_, with_key), (_, with_token) in zip(costs["key"], costs["token"], strict=True)
+    ]
     return Report(
         with_token=_median(costs["token"]),
         with_key=_median(costs["key"]),
-        more=median(
-            [
-                with_key - with_token
-                for (_, with_key), (_, with_token) in zip(costs["key"], costs["token"], strict=True)
-            ]
-        ),
+        more=median(differences),
+        more_with_renewals=fmean(differences),
         distinct=distinct,
         exchanges={
             callers: (
@@ -126,6 +131,39 @@ async def _measure(
             for callers in CALLERS
         },
     )
+
+
+async def _in_turn(gateway: Server, kinds: dict[str, list[bytes]]) -> dict[str, list[Rate]]:
+    """The cost of each kind in each pair; every other pair begins with the other kind."""
+    connections = [
+        await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(CONNECTIONS)
+    ]
+    costs: dict[str, list[Rate]] = {kind: [] for kind in kinds}
+    for number in range(PAIRS_UNCOUNTED + PAIRS):
+        for kind in sorted(kinds, reverse=number % 2 == 0):
+            measured = await _once(gateway, connections, kinds[kind])
+            if number >= PAIRS_UNCOUNTED:
+                costs[kind].append(measured)
+    for _, writer in connections:
+        writer.close()
+    return costs
+
+
+async def _once(
+    gateway: Server, connections: Sequence[Connection], requests: Sequence[bytes]
+) -> Rate:
+    remaining = iter(requests)
+    begin, cpu_begin = perf_counter(), cpu_seconds(gateway.pid)
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for request in remaining:
+            # merchant_rpc may be late on a busy machine
+            while await _status(reader, writer, request) == 503:
+                pass
+
+    await asyncio.gather(*(client(*connection) for connection in connections))
+    spent = cpu_seconds(gateway.pid) - cpu_begin
+    return len(requests) / (perf_counter() - begin), spent / len(requests) * 1e6
 
 
 def _median(measured: Sequence[Rate]) -> Rate:
