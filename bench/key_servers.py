@@ -33,6 +33,7 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
+from mesh.process import exempt_from_gc
 from mesh.rate_limit import RateLimiter
 from mesh.scopes import SCOPES
 from mesh.server import MeshServer
@@ -135,7 +136,9 @@ _KEEP: list[object] = []
 
 async def _main() -> None:
     logs.configure("bench", "WARNING", json=False)
-    print(await merchants(), flush=True)
+    port = await merchants()
+    exempt_from_gc()
+    print(port, flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 

@@ -28,6 +28,7 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
+from mesh.process import exempt_from_gc
 from mesh.secret_files import read_secret
 from mesh.server import MeshServer
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
@@ -152,7 +153,9 @@ async def _seckill_rpc(settings: SeckillSettings) -> int:
 async def main(kind: str) -> None:
     """Serves one kind until the input ends."""
     logs.configure("bench", "WARNING", json=True)
-    print(await _KINDS[kind](), flush=True)
+    port = await _KINDS[kind]()
+    exempt_from_gc()
+    print(port, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)
 

@@ -32,6 +32,7 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
+from mesh.process import exempt_from_gc
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer
 from payment_rpc.app import PaymentApp
@@ -193,7 +194,9 @@ async def _is_filled(tx: Any) -> bool:
 
 async def main(kind: str) -> None:
     """Serves one kind until the input ends."""
-    print(await _KINDS[kind](), flush=True)
+    port = await _KINDS[kind]()
+    exempt_from_gc()
+    print(port, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)
 

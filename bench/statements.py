@@ -24,6 +24,7 @@ from sqlalchemy import insert
 from bench.charge import AcquirerOfCards, charge_once, open_app
 from mesh.db import Database
 from mesh.ids import UlidIds
+from mesh.process import exempt_from_gc
 from payment_rpc.app import PaymentApp
 from payment_rpc.channels.alipay import statements as alipay
 from payment_rpc.channels.capabilities import FeeKnown, StatementKind
@@ -208,6 +209,7 @@ async def measure(url: str, grammar: str, *, lines: int = LINES) -> Report:
     channel.content = await asyncio.to_thread(make, lines)
     alone, beside = Times(), Times()
     await _serve(app, ids, Times(), asyncio.sleep(1))
+    exempt_from_gc()
     await _serve(app, ids, alone, asyncio.sleep(ALONE_SECONDS))
     begin = perf_counter()
     await _serve(app, ids, beside, _import(app, lines))

@@ -34,6 +34,7 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
+from mesh.process import exempt_from_gc
 from mesh.server import MeshServer
 from payment_rpc.channels.stripe.api import API_VERSION
 from payment_rpc.channels.stripe.channel import open_channel
@@ -201,6 +202,7 @@ async def main(kind: str) -> None:
     else:
         await _webhooks(server, clock)
     await server.start()
+    exempt_from_gc()
     print(server.port, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     os._exit(0)

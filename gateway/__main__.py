@@ -26,7 +26,7 @@ from mesh.discovery.factory import open_discovery
 from mesh.ids import UlidIds
 from mesh.logs import get_logger
 from mesh.metrics import MetricsPort
-from mesh.process import run_process
+from mesh.process import exempt_from_gc, run_process
 from mesh.worker import Worker
 
 KEYS_SERVED_BY: Final = "merchant_rpc"
@@ -77,6 +77,7 @@ async def run(settings: GatewaySettings) -> None:
         )
         await server.start()
         stack.push_async_callback(server.stop)
+        exempt_from_gc()
         await stop.wait()
 
 

@@ -4,6 +4,7 @@ delay.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -48,6 +49,14 @@ def run_process(
     except told as error:
         sys.exit(f"{service}: {error}")
     _end()
+
+
+def exempt_from_gc() -> None:
+    """Takes what lives now out of all garbage collections. Call it once, when the process serves:
+    modules, descriptors and statements live as long as it does, and a full collection that goes
+    through half a million of them keeps every call waiting for some 50 ms.
+    """
+    gc.freeze()
 
 
 def _end() -> NoReturn:

@@ -28,6 +28,7 @@ from mesh.logs import CallLog, get_logger
 from mesh.metrics import MetricsPort
 from mesh.pipeline import Pipeline
 from mesh.policies import MethodPolicy, PolicyInvalid, load_policies
+from mesh.process import exempt_from_gc
 from mesh.reflection import Reflection
 from mesh.settings import MeshSettings
 from mesh.streams import ServedStreams
@@ -318,6 +319,7 @@ async def serve(
         for task in tasks:
             task.add_done_callback(lambda _: stop.set())
         await _announce(settings, server, registrar, version)
+        exempt_from_gc()
         await stop.wait()
     finally:
         until = loop.time() + settings.drain_seconds + settings.grace_seconds

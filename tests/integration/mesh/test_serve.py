@@ -5,6 +5,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -84,6 +85,20 @@ async def test_a_process_starts_registers_works_and_ends_backwards_on_sigterm(wo
     assert story[-2:] == ["deregistered", "closed"]
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", server.port)
+
+
+async def test_what_lives_when_a_process_serves_is_in_no_garbage_collection(world: World) -> None:
+    server = world.server()
+    gc.unfreeze()
+    process = asyncio.create_task(serve(world.settings(), server, StaticRegistrar()))
+    try:
+        await eventually(lambda: gc.get_freeze_count() > 0)
+        assert not any(each is server for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
+        gc.freeze()  # as tests/conftest.py left it
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(process, 10)
 
 
 async def test_a_registry_that_is_away_does_not_keep_a_server_from_serving(world: World) -> None:
