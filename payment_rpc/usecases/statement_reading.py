@@ -20,7 +20,7 @@ from payment_rpc.domain.statement import (
     LineType,
     StatementUnreadable,
 )
-from payment_rpc.domain.statement_index import StatementIndex
+from payment_rpc.domain.statement_index import Hashes, StatementIndex
 
 LINE_ERRORS_SHOWN = 100
 
@@ -101,7 +101,7 @@ class AdjacentDays:
         self._days = [day + timedelta(days=step) for step in (-1, 1)]
         self._pace = pace
         self._fetch = fetch
-        self._subjects: dict[date, set[int]] | None = None
+        self._subjects: dict[date, Hashes] | None = None
 
     async def of(self, subjects: Sequence[str]) -> Mapping[str, str]:
         """The day of each of some attempts and refunds that stands in one of the two.
@@ -118,17 +118,17 @@ class AdjacentDays:
             if hash(subject) in there
         }
 
-    async def _read(self, day: date) -> set[int]:
+    async def _read(self, day: date) -> Hashes:
         try:
             content = await self._fetch(day)
             return await asyncio.to_thread(self._index, content, day)
         except (ChannelUnavailable, StatementUnreadable):
             # the import of that day finds the line and turns the difference into a CUTOFF_SHIFT
-            return set()
+            return {}
 
-    def _index(self, content: bytes, day: date) -> set[int]:
+    def _index(self, content: bytes, day: date) -> Hashes:
         return {
-            hash(entry.attempt_id if entry.type is LineType.CAPTURE else entry.refund_id)
+            hash(entry.attempt_id if entry.type is LineType.CAPTURE else entry.refund_id): None
             for entry in self._pace.paced(self._channel.parse_statement(content, day))
             if isinstance(entry, Line) and entry.type in (LineType.CAPTURE, LineType.REFUND)
         }

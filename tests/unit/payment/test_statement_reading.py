@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import pytest
@@ -43,6 +44,13 @@ async def test_the_first_of_equal_lines_is_known_wherever_reading_begins() -> No
 async def test_nothing_is_read_of_a_file_that_was_cut_off() -> None:
     with pytest.raises(StatementUnreadable, match="cut off"):
         await reading(statement(*LINES)[:-6]).whole()
+
+
+async def test_garbage_collections_do_not_go_through_what_is_known_of_the_lines() -> None:
+    index = (await reading(statement(*LINES)).whole()).index
+    hashes = (index._contents, index._trades, index._attempt_ids, index._refund_ids)
+    assert index._trades
+    assert not any(map(gc.is_tracked, hashes))
 
 
 async def test_a_process_that_ends_stops_reading() -> None:
