@@ -125,8 +125,8 @@ class Matching:
         captures: Mapping[str, OurCapture],
         refunds: Mapping[str, OurRefund],
     ) -> Iterator[UnbookedFee]:
-        """Fees in some lines that match our books in everything else, of a channel that tells its
-        fees by its statement only.
+        """Fees in some lines that match our books in everything else but the day, of a channel that
+        tells its fees by its statement only.
         """
         for line in lines:
             if isinstance(line, BadLine) or self._index.first(line) != line.line_no:
@@ -137,7 +137,8 @@ class Matching:
             refund = refunds.get(line.refund_id)
             if line.type is LineType.CAPTURE and capture is not None:
                 without_fee = replace(line, fee=capture.fee)
-                if capture.fee.minor == 0 and self._judge_capture(without_fee, capture) is None:
+                found = self._judge_capture(without_fee, capture)
+                if capture.fee.minor == 0 and _is_ours(found):
                     yield UnbookedFee(
                         payment_id=capture.payment_id,
                         booking=ledger.fee_charged(
@@ -151,10 +152,8 @@ class Matching:
                     )
             elif line.type is LineType.REFUND and refund is not None:
                 without_fee = replace(line, fee=refund.fee)
-                if (
-                    refund.fee.minor == 0
-                    and self._judge_refund(without_fee, refund, capture) is None
-                ):
+                found = self._judge_refund(without_fee, refund, capture)
+                if refund.fee.minor == 0 and _is_ours(found):
                     yield UnbookedFee(
                         payment_id=refund.payment_id,
                         booking=ledger.fee_returned(
@@ -357,6 +356,13 @@ class Matching:
 
     def _key(self, *parts: str) -> str:
         return hashlib.sha256("\n".join((self._channel, self._date, *parts)).encode()).hexdigest()
+
+
+def _is_ours(found: Finding | None) -> bool:
+    """Whether a line with this finding is of our own row. The fee of one that our books have on
+    another day is told here only: without it the day is a difference, and the fee another one.
+    """
+    return found is None or found.kind is Kind.CUTOFF_SHIFT
 
 
 def _shifted(missing: Finding, our: OurCapture | OurRefund, name: str, day: str) -> Finding:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mesh.call import Caller, Role
 from mesh.money import Money, RequestedAmount
 from payment_rpc.channels.capabilities import FeeKnown
 from payment_rpc.domain.refund import Refund
-from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
+from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT, REFUND
 from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.payment_steps import DAY_SECONDS, TODAY
@@ -104,6 +105,20 @@ async def test_fees_of_a_statement_are_booked_once(silent: PaymentWorld) -> None
         assert (await silent.payment(payment.payment_id)).fee == Money(60, "CNY")
     report = await silent.app.ledger_verification.verify_ledger()
     assert not report.violations
+
+
+async def test_the_fee_of_what_our_books_have_on_another_day_is_booked_too(
+    silent: PaymentWorld,
+) -> None:
+    payment = await silent.charge(await silent.order())
+    await given_back(silent, payment.payment_id)
+    days_ago = silent.clock.now() - timedelta(seconds=3 * DAY_SECONDS)
+    await silent.execute(update(ATTEMPT).values(captured_at=days_ago))
+    await silent.execute(update(REFUND).values(refunded_at=days_ago))
+    assert await imported(silent) == ["CUTOFF_SHIFT", "CUTOFF_SHIFT"]
+    assert await fees(silent) == ["FEE", "FEE_RETURNED"]
+    assert (await silent.payment(payment.payment_id)).fee == Money(60, "CNY")
+    assert await silent.ledger_problems() == []
 
 
 async def test_an_import_that_was_cut_books_no_fee_twice(silent: PaymentWorld) -> None:
