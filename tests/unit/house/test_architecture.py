@@ -99,6 +99,7 @@ AMBIENT = {
 }
 AMBIENT_MODULES = {"random", "secrets", "uuid"}
 MAY_ASK_THE_SYSTEM = {
+    "gateway/api_keys.py secrets": "the secret of one process, under which it keeps keys as digests",
     "mesh/clock.py time.time_ns": "the one clock",
     "mesh/logs.py datetime.now": "a log line says when the machine wrote it, whatever clock the "
     "code was given",
