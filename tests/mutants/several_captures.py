@@ -31,6 +31,30 @@ _polling = partial(_mutant, "usecases/polling")
 _hold_parts = partial(_mutant, "domain/hold_parts")
 
 MUTANTS = [
+    _mutant(
+        "channels/stripe/statements",
+        "a row of one of several captures is of its own amount, not of all that was held",
+        old="return money(row.amount - rest if is_whole else row.amount, row.currency)",
+        new="return money(row.paid - rest, row.currency)",
+        fails="test_stripe_answers.py::"
+        "test_each_capture_of_a_hold_is_a_line_with_its_own_amount_and_fee",
+    ),
+    _mutant(
+        "channels/stripe/statements",
+        "what was let go of a hold is taken off no part of it",
+        old="is_whole = row.amount == row.paid",
+        new="is_whole = True",
+        fails="test_stripe_answers.py::"
+        "test_each_capture_of_a_hold_is_a_line_with_its_own_amount_and_fee",
+    ),
+    _mutant(
+        "channels/stripe/statements",
+        "what a part of a hold was in another currency is not guessed",
+        old="    if rest:\n",
+        new="    if False:\n",
+        fails="test_stripe_answers.py::"
+        "test_a_part_of_a_hold_in_another_currency_is_told_and_not_guessed",
+    ),
     _captures(
         "one capture of a hold is under way at a time",
         old="if attempt.capture_amount is not None and found is None:",

@@ -103,7 +103,9 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A row in the file. `paid` and `paid_currency` are what the buyer paid or got back."""
+    """A row in the file. `paid` and `paid_currency` are what the buyer paid or got back: of one of
+    several captures, what all of them may take.
+    """
 
     id: str
     category: str
@@ -256,12 +258,9 @@ def _lines(
         whole = money(abs(row.amount) or row.fee, row.currency)
         yield _account_line(number, shown, row, kind, whole)
         return
-    paid = row.paid
-    if kind is LineType.CAPTURE and row.intent in returned:
-        if row.currency != row.paid_currency:
-            raise Unclear("a part of a hold was taken in another currency")
-        paid -= returned[row.intent]
-    amount = money(paid, row.paid_currency)
+    amount = (
+        _paid(row, returned) if kind is LineType.CAPTURE else money(row.paid, row.paid_currency)
+    )
     fee = money(abs(row.fee), row.currency, allow_zero=True)
     is_same = fee.currency == amount.currency
     yield line_of(
@@ -277,6 +276,20 @@ def _lines(
     )
     if not is_same and fee.minor:
         yield _account_line(number, shown, row, LineType.FEE, fee)
+
+
+def _paid(row: _Kept, returned: dict[str, int]) -> Money:
+    """What a capture took. Each of several captures of a hold has a row of its own, whose amount is
+    the only one that tells it: behind it stands the charge with all that was held. What was let go
+    is in no such row, only in the row of a single capture, which is of the whole charge.
+    """
+    rest = returned.get(row.intent, 0)
+    if row.currency == row.paid_currency:
+        is_whole = row.amount == row.paid
+        return money(row.amount - rest if is_whole else row.amount, row.currency)
+    if rest:
+        raise Unclear("a part of a hold was taken in another currency")
+    return money(row.paid, row.paid_currency)
 
 
 def _account_line(

@@ -176,6 +176,11 @@ async def test_several_captures_leave_the_authorization_open_until_the_final_one
         "capture",
         "void",
     ]
+    rows = (await sim.client.v1.balance_transactions.list_async()).data
+    assert [(row.reporting_category, row.amount, row.fee) for row in rows] == [
+        ("charge", 1000, 59),
+        ("charge", 4000, 146),
+    ]
 
 
 async def test_an_authorization_runs_out_after_seven_days(

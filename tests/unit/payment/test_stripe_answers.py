@@ -547,6 +547,28 @@ def test_what_was_let_go_of_a_hold_is_taken_off_its_charge() -> None:
     assert line.amount == Money(4000, "USD")
 
 
+def test_each_capture_of_a_hold_is_a_line_with_its_own_amount_and_fee() -> None:
+    found = statement(
+        row("charge", 4000, 146, id="txn_1", paid=9999),
+        row("charge", 1000, 59, id="txn_2", paid=9999, created=1795176060),
+        row("partial_capture_reversal", -4999, id="txn_3", paid=9999),
+    )
+    assert [
+        (line.amount, line.fee, line.trade_no) for line in found.lines if isinstance(line, Line)
+    ] == [
+        (Money(4000, "USD"), Money(146, "USD"), "pi_1"),
+        (Money(1000, "USD"), Money(59, "USD"), "pi_1"),
+    ]
+
+
+def test_a_part_of_a_hold_in_another_currency_is_told_and_not_guessed() -> None:
+    rest = row("partial_capture_reversal", -3800, paid=9999, paid_currency="jpy")
+    found = statement(row("charge", 6400, 200, paid=9999, paid_currency="jpy"), rest)
+    [line] = found.lines
+    assert isinstance(line, BadLine)
+    assert line.problem == "a part of a hold was taken in another currency"
+
+
 @pytest.mark.parametrize(
     "content",
     [
