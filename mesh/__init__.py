@@ -79,6 +79,7 @@ Calling
     connector       opens them with our certificates
     transport       TLS and options of channels and ports
     discovery       where replicas are: static, Consul
+    outbound        HTTP to peers outside the mesh
     last_good       the last good answers of a neighbour
     merchant_status  whether a merchant may sell
     merchant_directory  what merchant_rpc says of merchants

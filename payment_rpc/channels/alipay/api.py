@@ -11,11 +11,12 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from mesh.outbound.connections import Connections
 from payment_rpc.channels.alipay.credentials import Credentials
 from payment_rpc.channels.alipay.signatures import ALGORITHM, request_text, signed_answer
 from payment_rpc.channels.china import china_text
-from payment_rpc.channels.connections import Connections
 from payment_rpc.channels.doubt import Unclear, message_of
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.rsa_signatures import read_private_key, read_public_key, sign
 from payment_rpc.channels.time_left import TimeLeft
 
@@ -75,7 +76,7 @@ class AlipayApi:
         ]
         self._base_url = base_url.rstrip("/")
         self._now = now
-        self._connections = Connections(base_url, headers=_HEADERS)
+        self._connections = Connections(base_url, headers=_HEADERS, heard=PROVIDER_CLOCKS.heard)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.absent import ChargesNothing, HoldsNothing, KeysConfigured
 from payment_rpc.channels.alipay import answers, notices, statements
 from payment_rpc.channels.alipay.amounts import LIMITS, write_amount
@@ -24,7 +25,6 @@ from payment_rpc.channels.capabilities import (
     StatementKind,
 )
 from payment_rpc.channels.china import CHINA_DAY, china_moment, china_text
-from payment_rpc.channels.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (

@@ -14,9 +14,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mesh.money import Money
+from mesh.outbound.connections import Connections
 from payment_rpc.channels.china import CHINA_DAY, china_moment, yuan
-from payment_rpc.channels.connections import Connections
 from payment_rpc.channels.doubt import Unclear
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.statement_rows import bad_line, line_of, without_sign
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.domain.errors import ChannelUnavailable
@@ -78,7 +79,9 @@ async def download(address: str, *, base_url: str, left: TimeLeft) -> bytes:
         is_alipays = url.scheme == "https" and (url.hostname or "").endswith(_HOSTS)
         if not (is_own or is_alipays):
             raise ValueError("another host")  # noqa: TRY301  # handled like every other bad address
-        connections = Connections(origin, headers={"accept-encoding": "identity"})
+        connections = Connections(
+            origin, headers={"accept-encoding": "identity"}, heard=PROVIDER_CLOCKS.heard
+        )
         target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
         target.encode("ascii")
     except ValueError:

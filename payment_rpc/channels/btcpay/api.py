@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from mesh.outbound.connections import Answer, Connections
 from payment_rpc.channels.btcpay.answers import (
     CAPTURED,
     Invoice,
@@ -18,8 +19,8 @@ from payment_rpc.channels.btcpay.answers import (
     status_of,
 )
 from payment_rpc.channels.btcpay.credentials import Credentials
-from payment_rpc.channels.connections import Answer, Connections
 from payment_rpc.channels.doubt import Unclear
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.time_left import TimeLeft
 
 OK: Final = 200
@@ -40,6 +41,7 @@ class BTCPayApi:
                 "content-type": "application/json",
                 "accept-encoding": "identity",
             },
+            heard=PROVIDER_CLOCKS.heard,
         )
 
     async def aclose(self) -> None:

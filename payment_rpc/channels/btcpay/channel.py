@@ -11,6 +11,7 @@ from typing import Final
 
 from mesh.errors import InvalidArgument
 from mesh.money import CURRENCIES, Money
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.absent import ChargesNothing, HoldsNothing, KeysConfigured
 from payment_rpc.channels.btcpay import answers, events, signatures
 from payment_rpc.channels.btcpay.answers import Invoice
@@ -19,7 +20,6 @@ from payment_rpc.channels.btcpay.credentials import Credentials
 from payment_rpc.channels.btcpay.locks import Locks
 from payment_rpc.channels.btcpay.refunds import BTCPayRefunds
 from payment_rpc.channels.capabilities import Capabilities, Close, Instrument, Limits
-from payment_rpc.channels.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (

@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import Final
 
 from mesh.money import Money
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.btcpay import answers
 from payment_rpc.channels.btcpay.answers import PullPayment
 from payment_rpc.channels.btcpay.api import OK, BTCPayApi
 from payment_rpc.channels.btcpay.credentials import Credentials
 from payment_rpc.channels.btcpay.locks import Locks
-from payment_rpc.channels.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.requests import CapturedAttempt
 from payment_rpc.channels.time_left import TimeLeft

@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from mesh.logs import get_logger
-from payment_rpc.channels.connections import ANSWER_BYTES_MAX, Answer, Connections, Lost, NotSent
+from mesh.outbound.connections import ANSWER_BYTES_MAX, Answer, Connections, Lost, NotSent
 from payment_rpc.channels.paypal.credentials import Credentials
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.time_left import TimeLeft
 
 LIVE_URL: Final = "https://api-m.paypal.com"
@@ -103,7 +104,9 @@ class PayPalApi:
     """Sends requests of one application."""
 
     def __init__(self, credentials: Credentials, *, base_url: str) -> None:
-        self._connections = Connections(base_url, headers={"accept-encoding": "identity"})
+        self._connections = Connections(
+            base_url, headers={"accept-encoding": "identity"}, heard=PROVIDER_CLOCKS.heard
+        )
         self._tokens = Tokens(self._connections, credentials)
 
     async def aclose(self) -> None:

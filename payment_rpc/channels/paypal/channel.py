@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mesh.money import Money
+from mesh.outbound.connections import Connections, Lost, NotSent
 from mesh.settings import is_loopback
 from payment_rpc.channels.absent import ChargesNothing
 from payment_rpc.channels.capabilities import (
@@ -19,7 +20,6 @@ from payment_rpc.channels.capabilities import (
     Instrument,
     StatementKind,
 )
-from payment_rpc.channels.connections import Connections, Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.paypal import events, signatures, statements
@@ -28,6 +28,7 @@ from payment_rpc.channels.paypal.api import LIVE_URL, SANDBOX_URL, PayPalApi, To
 from payment_rpc.channels.paypal.credentials import Credentials
 from payment_rpc.channels.paypal.payments import PayPalPayments
 from payment_rpc.channels.paypal.refunds import PayPalRefunds
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.requests import (
     CapturedAttempt,
     Checkout,
@@ -244,7 +245,9 @@ class PayPalChannel(ChargesNothing):
     async def learn_key(self, url: str, *, timeout_seconds: float) -> None:
         """Fetches a certificate."""
         origin = self._certificates.origin_of(url)
-        connections = Connections(origin, headers={"accept-encoding": "identity"})
+        connections = Connections(
+            origin, headers={"accept-encoding": "identity"}, heard=PROVIDER_CLOCKS.heard
+        )
         try:
             answer = await connections.exchange(
                 "GET", url.removeprefix(origin), body=None, timeout_seconds=timeout_seconds

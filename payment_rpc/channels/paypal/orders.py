@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote
 
-from payment_rpc.channels.connections import Answer
+from mesh.outbound.connections import Answer
 from payment_rpc.channels.doubt import Unclear, message_of
 from payment_rpc.channels.paypal.api import CREATED, OK, PayPalApi
 from payment_rpc.channels.paypal.objects import Order, decode, issue_of

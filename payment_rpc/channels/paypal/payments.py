@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from mesh.money import Money
-from payment_rpc.channels.connections import Answer, Lost, NotSent
+from mesh.outbound.connections import Answer, Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear, message_of
 from payment_rpc.channels.paypal import answers
 from payment_rpc.channels.paypal.amounts import write_amount

@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import quote
 
 from mesh.money import Money
-from payment_rpc.channels.connections import Answer, Lost, NotSent
+from mesh.outbound.connections import Answer, Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.paypal import answers
 from payment_rpc.channels.paypal.amounts import write_amount

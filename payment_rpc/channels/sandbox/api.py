@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import date
 
-from payment_rpc.channels.connections import ANSWER_BYTES_MAX, Connections, Lost, NotSent
+from mesh.outbound.connections import ANSWER_BYTES_MAX, Connections, Lost, NotSent
 from payment_rpc.channels.sandbox.answers import OK, error_code
 from payment_rpc.domain.errors import ChannelUnavailable
 

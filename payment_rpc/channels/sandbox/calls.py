@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from mesh.money import Money
-from payment_rpc.channels.connections import Lost, NotSent
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.sandbox import answers
 from payment_rpc.channels.sandbox.api import SandboxApi

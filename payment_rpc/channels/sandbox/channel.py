@@ -12,6 +12,7 @@ import msgspec
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.outbound.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.channels import CapturesPage, RefundsPage
 from payment_rpc.channels.absent import HoldsNothing, KeysConfigured
 from payment_rpc.channels.capabilities import (
@@ -22,9 +23,9 @@ from payment_rpc.channels.capabilities import (
     StatementKind,
 )
 from payment_rpc.channels.china import CHINA_DAY
-from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.requests import (
     CapturedAttempt,
     CardDetails,
@@ -90,7 +91,12 @@ class SandboxChannel(HoldsNothing, KeysConfigured):
             "accept-encoding": "identity",
         }
         self._api = SandboxApi(
-            Connections(base_url, headers=headers, connections_max=connections_max)
+            Connections(
+                base_url,
+                headers=headers,
+                connections_max=connections_max,
+                heard=PROVIDER_CLOCKS.heard,
+            )
         )
         self._facts = SandboxFacts(self._api)
 

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from mesh.logs import get_logger
-from payment_rpc.channels.connections import Answer, Connections, Lost, NotSent
+from mesh.outbound.connections import Answer, Connections, Lost, NotSent
 from payment_rpc.channels.doubt import Unclear
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.stripe.objects import UNREADABLE, Error, error_of
 from payment_rpc.channels.time_left import TimeLeft
 
@@ -52,7 +53,7 @@ class StripeApi:
             "content-type": "application/x-www-form-urlencoded",
             "accept-encoding": "identity",
         }
-        self._connections = Connections(base_url, headers=headers)
+        self._connections = Connections(base_url, headers=headers, heard=PROVIDER_CLOCKS.heard)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.outbound.connections import Lost, NotSent
 from mesh.problem_texts import WRONG_FORM
 from payment_rpc.channels.absent import KeysConfigured
 from payment_rpc.channels.capabilities import (
@@ -18,7 +19,6 @@ from payment_rpc.channels.capabilities import (
     Instrument,
     StatementKind,
 )
-from payment_rpc.channels.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear, message_of
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (

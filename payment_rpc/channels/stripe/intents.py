@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from payment_rpc.channels.connections import Answer, Lost, NotSent
+from mesh.outbound.connections import Answer, Lost, NotSent
 from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.stripe.answers import check_attempt
 from payment_rpc.channels.stripe.api import (

@@ -5,7 +5,7 @@ ours is the one that carries our id. The list shows every refund that was made b
 from __future__ import annotations
 
 from mesh.money import Money
-from payment_rpc.channels.connections import Lost, NotSent
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear, message_of
 from payment_rpc.channels.stripe.amounts import to_stripe
 from payment_rpc.channels.stripe.answers import ATTEMPT, REFUND, read_refund

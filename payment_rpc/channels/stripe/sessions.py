@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from payment_rpc.channels.connections import Lost, NotSent
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.stripe.answers import check_attempt, read_session
 from payment_rpc.channels.stripe.api import OK, StripeApi, decode, refusal

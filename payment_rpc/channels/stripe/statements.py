@@ -15,9 +15,9 @@ from itertools import islice
 import msgspec
 
 from mesh.money import Money
+from mesh.outbound.connections import Lost, NotSent
 from mesh.times import milliseconds
 from payment_rpc.channels.capabilities import UTC_DAY
-from payment_rpc.channels.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Unclear
 from payment_rpc.channels.statement_rows import bad_line, line_of
 from payment_rpc.channels.stripe.answers import ATTEMPT, REFUND, moment, money

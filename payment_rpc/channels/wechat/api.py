@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from payment_rpc.channels.connections import ANSWER_BYTES_MAX, Answer, Connections
+from mesh.outbound.connections import ANSWER_BYTES_MAX, Answer, Connections
 from payment_rpc.channels.doubt import Unclear, message_of
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS
 from payment_rpc.channels.rsa_signatures import read_private_key, read_public_key
 from payment_rpc.channels.time_left import TimeLeft
 from payment_rpc.channels.wechat.credentials import Credentials
@@ -76,6 +77,7 @@ class WechatApi:
                 "user-agent": "paymesh",
                 "wechatpay-serial": next(iter(credentials.public_keys)),
             },
+            heard=PROVIDER_CLOCKS.heard,
         )
 
     async def aclose(self) -> None:

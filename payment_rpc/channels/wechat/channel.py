@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.outbound.connections import Lost, NotSent
 from payment_rpc.channels.absent import ChargesNothing, HoldsNothing, KeysConfigured
 from payment_rpc.channels.capabilities import (
     Capabilities,
@@ -20,7 +21,6 @@ from payment_rpc.channels.capabilities import (
     StatementKind,
 )
 from payment_rpc.channels.china import CHINA, CHINA_DAY
-from payment_rpc.channels.connections import Lost, NotSent
 from payment_rpc.channels.doubt import Doubt, Unclear
 from payment_rpc.channels.inbound import Ack, Inbound, Received
 from payment_rpc.channels.requests import (

@@ -16,9 +16,9 @@ import pytest
 import uvloop
 
 from mesh.clock import SystemClock
-from payment_rpc.channels import connections
-from payment_rpc.channels.connections import Connections, NotSent
-from payment_rpc.channels.provider_clocks import ProviderClocks
+from mesh.outbound import connections
+from mesh.outbound.connections import Connections, NotSent
+from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS, ProviderClocks
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from paymesh_cli.certificates import CertificateAuthority
@@ -195,7 +195,7 @@ async def test_a_connection_that_the_channel_closed_is_opened_again() -> None:
 
     server = ClosesAfterOne()
     async with raw_server(server.serve) as url:
-        pool = Connections(url, headers={})
+        pool = Connections(url, headers={}, heard=PROVIDER_CLOCKS.heard)
         for number in (1, 2, 3):
             await pool.request("GET", "/", body=None, connect_seconds=2)
             while pool._idle[-1].is_open:  # noqa: ASYNC110  # until the news of the end is here; nobody has an event for it
@@ -289,7 +289,7 @@ def test_it_works_on_the_loop_of_production_too(tmp_path: Path) -> None:
 )
 def test_only_a_base_url_is_one(base_url: str) -> None:
     with pytest.raises(ValueError, match=r"base URL|Port|port"):
-        Connections(base_url, headers={})
+        Connections(base_url, headers={}, heard=PROVIDER_CLOCKS.heard)
 
 
 @pytest.mark.parametrize("value", ["key\r\nx-evil: 1", "key\n", "schlüssel", "key\0"])
@@ -315,7 +315,9 @@ async def test_a_base_url_may_have_a_path() -> None:
 
 
 async def test_waiting_for_a_place_ends_in_time_even_when_nobody_leaves() -> None:
-    pool = Connections("http://127.0.0.1:1", headers={}, connections_max=0)
+    pool = Connections(
+        "http://127.0.0.1:1", headers={}, heard=PROVIDER_CLOCKS.heard, connections_max=0
+    )
     with pytest.raises(NotSent, match="too many"):
         await pool.request("GET", "/", body=None, connect_seconds=0.05)
 
@@ -326,7 +328,7 @@ async def test_the_date_of_an_answer_tells_how_far_its_clock_is_from_ours() -> N
         b"200 OK\r\n", f"200 OK\r\nDate: {formatdate(time() + 300, usegmt=True)}\r\n".encode()
     )
     async with raw_server(Counted(dated).serve) as url:
-        pool = Connections(url, headers={}, clocks=clocks)
+        pool = Connections(url, headers={}, heard=clocks.heard)
         await pool.request("GET", "/", body=None, connect_seconds=2)
         await pool.aclose()
     assert clocks.offsets()["127.0.0.1"] == pytest.approx(300, abs=5)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from payment_rpc.channels.connections import Answer, _Connection
+from mesh.outbound.connections import Answer, _Connection
 from payment_rpc.channels.sandbox.channel import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from tests.support.echo import eventually

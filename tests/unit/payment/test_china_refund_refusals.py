@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mesh.money import Money
+from mesh.outbound.connections import Lost
 from payment_rpc.channels.alipay import api as alipay_api
 from payment_rpc.channels.alipay import channel as alipay
 from payment_rpc.channels.alipay.credentials import parse as parse_alipay
-from payment_rpc.channels.connections import Lost
 from payment_rpc.channels.requests import CapturedAttempt
 from payment_rpc.channels.wechat import api as wechat_api
 from payment_rpc.channels.wechat import channel as wechat

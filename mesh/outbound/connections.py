@@ -1,8 +1,9 @@
-"""HTTP/1.1 client for one channel: one connection per call in flight, kept open between calls.
+"""HTTP/1.1 client for one peer outside the mesh, such as a payment channel: one connection per call
+in flight, kept open between calls.
 
 It replaces httpx because it must know whether any byte was written, and because it is faster: httpx
 takes 680 µs of CPU per call and its pool 5 ms at 64 calls in flight, this client takes 50 µs. It
-supports only what the API of a channel needs: requests and responses of known length, no redirects,
+supports only what the API of a peer needs: requests and responses of known length, no redirects,
 no proxies, no compression.
 """
 
@@ -14,18 +15,16 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
 
-from payment_rpc.channels.provider_clocks import PROVIDER_CLOCKS, ProviderClocks
-
 CONNECTIONS_MAX = 200  # calls in flight; more wait
 ANSWER_BYTES_MAX = 65_536  # of head and body together; responses have about 700
-# A channel that does not even accept the connection: fail early, so that NOT_SENT is certain.
+# A peer that does not even accept the connection: fail early, so that NOT_SENT is certain.
 _CONNECT_SECONDS_MAX = 2.0
-# shorter than the channel's idle timeout, so that no request is sent on a closing connection
+# shorter than a peer's idle timeout, so that no request is sent on a closing connection
 _KEEPALIVE_SECONDS = 30.0
 
 
@@ -46,8 +45,14 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class DateHeard(Protocol):
+    """Is told of the Date header of each answer; "" where there was none."""
+
+    def __call__(self, host: str, date: str, *, took_seconds: float) -> None: ...
+
+
 class Connections:
-    """The connections to one channel. The one used last is reused first, so that surplus ones stay
+    """The connections to one peer. The one used last is reused first, so that surplus ones stay
     idle and are closed when they are found too old.
     """
 
@@ -57,13 +62,13 @@ class Connections:
         *,
         headers: Mapping[str, str],
         connections_max: int = CONNECTIONS_MAX,
-        clocks: ProviderClocks = PROVIDER_CLOCKS,
+        heard: DateHeard,
     ) -> None:
         """
         Args:
             base_url: http or https, host, optional port and path; from configuration only.
             headers: of every request.
-            clocks: told of the Date of each answer.
+            heard: told of the Date of each answer.
 
         Raises:
             ValueError: not a base URL, or a header that is not one line of ASCII.
@@ -76,9 +81,9 @@ class Connections:
             or url.fragment
             or url.username
         ):
-            raise ValueError("the channel's base URL is not one")
+            raise ValueError("the peer's base URL is not one")
         self._host = url.hostname
-        self._clocks = clocks
+        self._heard = heard
         self._is_tls = url.scheme == "https"
         self._port = url.port or (443 if self._is_tls else 80)
         self._path = url.path.rstrip("/")
@@ -178,7 +183,7 @@ class Connections:
             self._close_idle()
             raise
         date = answer.headers.get("date", "")
-        self._clocks.heard(self._host, date, took_seconds=perf_counter() - began_at)
+        self._heard(self._host, date, took_seconds=perf_counter() - began_at)
         if connection.is_open:
             connection.idle_since_seconds = asyncio.get_running_loop().time()
             self._idle.append(connection)
@@ -327,7 +332,7 @@ class _Connection(asyncio.Protocol):
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """A context that verifies the channel's certificate with the CAs of the system."""
+    """A context that verifies the peer's certificate with the CAs of the system."""
     return ssl.create_default_context()
 
 
