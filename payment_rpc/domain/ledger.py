@@ -230,7 +230,7 @@ def fee_charged(
     """The channel keeps a fee of a capture. `capture_id`: of a further capture of the same hold."""
     return _move(
         key=f"attempt:{attempt_id}:fee" + (f":{capture_id}" if capture_id else ""),
-        kind="FEE",
+        kind=FEE,
         payment_id=payment_id,
         amount=fee,
         debit=channel_fee_expense(channel),
@@ -348,6 +348,7 @@ def holder(payment: Payment, *, stands_alone: bool, channel: str) -> str:
     return merchant_payable(payment.merchant_id)
 
 
+FEE = "FEE"  # kind of a transaction by which a channel keeps a fee of a capture
 WRITTEN_OFF = "RECON_WRITTEN_OFF"  # kind of a transaction that ends a difference with a statement
 LOSS = "loss"  # money out that nothing covers, with a reason beside it
 

@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.money import Money
 from payment_rpc.domain.attempt import AttemptState
-from payment_rpc.domain.ledger import Side, fee_returned_key
+from payment_rpc.domain.ledger import FEE, Side, fee_returned_key, first_key
 from payment_rpc.domain.reconciliation import OurCapture, OurRefund
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND
+from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, REFUND
 
-_A, _R, _P = ATTEMPT.c, REFUND.c, LEDGER_POSTING.c
+_A, _R, _P, _T = ATTEMPT.c, REFUND.c, LEDGER_POSTING.c, LEDGER_TRANSACTION.c
 
 
 async def captures_named(
@@ -76,7 +76,7 @@ async def _captures(
     rows = (
         await tx.execute(select(ATTEMPT).where(condition).order_by(_A.attempt_id).limit(limit))
     ).all()
-    fees = await _fees(tx, [f"attempt:{row.attempt_id}:fee" for row in rows])
+    fees = await _fees_of_captures(tx, sorted({row.payment_id for row in rows}))
     return [
         OurCapture(
             attempt_id=row.attempt_id,
@@ -115,6 +115,22 @@ async def _refunds(
         )
         for row in rows
     ]
+
+
+async def _fees_of_captures(tx: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, Money]:
+    """What was kept of each capture of some payments, by the key of its first fee. A hold that was
+    taken in several parts has a fee of each, under a key of its own.
+    """
+    query = (
+        select(_P.business_key, _P.amount_minor, _P.currency)
+        .select_from(LEDGER_TRANSACTION.join(LEDGER_POSTING, _P.business_key == _T.business_key))
+        .where(_T.payment_id.in_(payment_ids), _T.kind == FEE, _P.side == Side.DEBIT)
+    )
+    fees = dict[str, Money]()
+    for row in await tx.execute(query):
+        key, fee = first_key(row.business_key), Money(row.amount_minor, row.currency)
+        fees[key] = fees[key] + fee if key in fees else fee
+    return fees
 
 
 async def is_booked(tx: AsyncConnection, business_key: str) -> bool:

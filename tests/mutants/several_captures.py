@@ -32,6 +32,13 @@ _hold_parts = partial(_mutant, "domain/hold_parts")
 
 MUTANTS = [
     _mutant(
+        "store/own_records",
+        "a statement is compared with the fees of all captures of a hold",
+        old="fees[key] = fees[key] + fee if key in fees else fee",
+        new="fees[key] = fee",
+        fails=_several("test_a_statement_is_compared_with_the_fees_of_all_captures_of_a_hold"),
+    ),
+    _mutant(
         "channels/stripe/statements",
         "a row of one of several captures is of its own amount, not of all that was held",
         old="return money(row.amount - rest if is_whole else row.amount, row.currency)",

@@ -20,7 +20,7 @@ from payment_rpc.domain.errors import (
 )
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.store import attempts
+from payment_rpc.store import attempts, own_records
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, REFUND
 from payment_rpc.usecases.captures import CapturePayment
 from payment_rpc.usecases.refund_start import CreateRefund
@@ -98,6 +98,20 @@ async def test_a_hold_is_taken_in_parts_and_its_order_hears_of_it_once_at_the_en
     keys = [row["business_key"] for row in await world.rows(LEDGER_TRANSACTION)]
     assert len({key for key in keys if ":captured" in key}) == 3
     assert await world.attention() == []
+
+
+async def test_a_statement_is_compared_with_the_fees_of_all_captures_of_a_hold(
+    world: PaymentWorld,
+) -> None:
+    channel = holding(world)
+    held = await held_payment(world, channel)
+    [attempt_id] = channel.facts
+    for fee, amount, keep in ((3, "30.00", True), (5, "20.00", True), (9, "40.00", False)):
+        channel.facts[attempt_id] = replace(channel.facts[attempt_id], fee=cny(fee))
+        await capture(world, held, amount, keep=keep)
+    found = await world.db.read(own_records.captures_named, [attempt_id], channel=held.channel)
+    assert (found[attempt_id].amount, found[attempt_id].fee) == (cny(90), cny(9))
+    assert (await expect(world, held, S.SUCCESS, 90)).fee == cny(9)
 
 
 async def test_the_last_part_ends_the_hold_whatever_is_said_of_a_rest(world: PaymentWorld) -> None:
