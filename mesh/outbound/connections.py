@@ -12,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from time import perf_counter
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import httptools
+
+Address: TypeAlias = IPv4Address | IPv6Address
 
 CONNECTIONS_MAX = 200  # calls in flight; more wait
 ANSWER_BYTES_MAX = 65_536  # of head and body together; responses have about 700
@@ -26,6 +29,7 @@ ANSWER_BYTES_MAX = 65_536  # of head and body together; responses have about 700
 _CONNECT_SECONDS_MAX = 2.0
 # shorter than a peer's idle timeout, so that no request is sent on a closing connection
 _KEEPALIVE_SECONDS = 30.0
+_ADDRESSES_TRIED_MAX = 3  # they share the time for connecting
 
 
 class NotSent(Exception):
@@ -63,12 +67,16 @@ class Connections:
         headers: Mapping[str, str],
         connections_max: int = CONNECTIONS_MAX,
         heard: DateHeard,
+        addresses: Callable[[], Awaitable[Sequence[Address]]] | None = None,
     ) -> None:
         """
         Args:
             base_url: http or https, host, optional port and path; from configuration only.
             headers: of every request.
             heard: told of the Date of each answer.
+            addresses: where the host is, asked for each new connection; only these are connected
+                to, and Host and TLS still name the host. It bounds its own time and raises NotSent.
+                None: the loop resolves the host.
 
         Raises:
             ValueError: not a base URL, or a header that is not one line of ASCII.
@@ -84,6 +92,7 @@ class Connections:
             raise ValueError("the peer's base URL is not one")
         self._host = url.hostname
         self._heard = heard
+        self._addresses = addresses
         self._is_tls = url.scheme == "https"
         self._port = url.port or (443 if self._is_tls else 80)
         self._path = url.path.rstrip("/")
@@ -208,10 +217,32 @@ class Connections:
         return None
 
     async def _connect(self, connect_seconds: float) -> _Connection:
+        if self._addresses is None:
+            return await self._open(self._host, connect_seconds)
+        found = (await self._addresses())[:_ADDRESSES_TRIED_MAX]
+        problem = NotSent("the host has no address")
+        for address in found:
+            try:
+                connection = await self._open(str(address), connect_seconds / len(found))
+            except NotSent as failed:
+                problem = failed
+                continue
+            # whatever stands between us and the socket: the address that was judged is the one
+            if connection.peer == address:
+                return connection
+            connection.close()
+            raise NotSent("the connection leads to another address")
+        raise problem
+
+    async def _open(self, host: str, connect_seconds: float) -> _Connection:
         try:
             async with asyncio.timeout(connect_seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    _Connection, self._host, self._port, ssl=_tls() if self._is_tls else None
+                    _Connection,
+                    host,
+                    self._port,
+                    ssl=_tls() if self._is_tls else None,
+                    server_hostname=self._host if self._is_tls else None,
                 )
         except TimeoutError:
             raise NotSent("no connection in time") from None
@@ -242,6 +273,12 @@ class _Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether another request may be sent."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def peer(self) -> Address | None:
+        """The address at the other end, by the socket; None when it is closed."""
+        name = None if self._transport is None else self._transport.get_extra_info("peername")
+        return ip_address(name[0]) if name else None
 
     def close(self) -> None:
         """Closes the connection at once."""
