@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import insert_if_absent
@@ -18,6 +18,7 @@ from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION, MANUAL_REVIEW
 _P = LEDGER_POSTING.c
 _TRANSACTION = insert(LEDGER_TRANSACTION)
 _POSTING = insert(LEDGER_POSTING)
+_REVIEW = select(MANUAL_REVIEW.c.kind).where(MANUAL_REVIEW.c.attention_key == bindparam("key"))
 
 
 async def book(
@@ -73,13 +74,17 @@ async def fees_returned(tx: AsyncConnection, refund_ids: Sequence[str], *, curre
 
 async def open_manual_review(
     tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime
-) -> None:
-    """Opens a manual review, once per kind and subject."""
+) -> bool:
+    """Opens a manual review, once per kind and subject. Returns whether it is a new one; one that
+    was closed is not opened again.
+    """
+    key = f"{kind}:{subject}"
+    is_new = (await tx.execute(_REVIEW, {"key": key})).first() is None
     await insert_if_absent(
         tx,
         MANUAL_REVIEW,
         {
-            "attention_key": f"{kind}:{subject}",
+            "attention_key": key,
             "kind": kind,
             "payment_id": payment_id,
             "detail": detail,
@@ -87,6 +92,7 @@ async def open_manual_review(
             "resolved_at": None,
         },
     )
+    return is_new
 
 
 async def close_manual_reviews(

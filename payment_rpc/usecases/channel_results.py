@@ -17,7 +17,6 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
-from mesh.logs import get_logger
 from mesh.money import Money
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
@@ -36,10 +35,9 @@ from payment_rpc.domain.scan import ScanStep, ScanSubject, entries
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, scan_actions, wallets
+from payment_rpc.usecases.manual_reviews import ask_for_review
 from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messages_of
 from payment_rpc.usecases.refund_results import refund_capture, refund_surplus
-
-log = get_logger()
 
 CAPTURE = "CapturePayment"  # the method of idempotency keys of captures
 
@@ -167,7 +165,7 @@ class ChannelResults:
             detail = f"{fact.amount} under {fact.trade_no}"
             if fact.surplus is not None:
                 detail += f", and {fact.surplus} too much"
-            await self._open_manual_review(tx, decision.attempt, decision.review_reason, detail)
+            await self._ask_for_review(tx, decision.attempt, decision.review_reason, detail)
         if decision.changes(payment, attempt):
             applied = await self._save(
                 tx, payment, attempt, decision, RELAY_DELAY if delivered_by_caller else timedelta(0)
@@ -198,18 +196,14 @@ class ChannelResults:
                 if not future.done():
                     future.set_result(applied)
 
-    async def _open_manual_review(
+    async def _ask_for_review(
         self, tx: AsyncConnection, attempt: Attempt, reason: str, detail: str
     ) -> None:
-        payment_id, attempt_id = attempt.payment_id, attempt.attempt_id
-        log.error(
-            "attention", alert=True, kind=reason, payment_id=payment_id, attempt_id=attempt_id
-        )
-        await ledger.open_manual_review(
+        await ask_for_review(
             tx,
             kind=reason,
-            payment_id=payment_id,
-            subject=attempt_id,
+            payment_id=attempt.payment_id,
+            subject=attempt.attempt_id,
             detail=detail,
             at=self._clock.now(),
         )
@@ -222,7 +216,7 @@ class ChannelResults:
         )
         if not goes_back:
             detail = f"{attempt.surplus} too much, the last {grown} of it was not sent back"
-            await self._open_manual_review(tx, attempt, SURPLUS_PAID, detail)
+            await self._ask_for_review(tx, attempt, SURPLUS_PAID, detail)
         return after
 
     async def _add_duplicate(

@@ -11,14 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
-from mesh.logs import get_logger
 from payment_rpc.channels.capabilities import Capabilities
 from payment_rpc.domain.attempt import KEY_EXPIRED, OPEN, Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import PaymentState
-from payment_rpc.store import attempts, ledger, payments
-
-log = get_logger()
+from payment_rpc.store import attempts, payments
+from payment_rpc.usecases.manual_reviews import ask_for_review
 
 
 class ChannelSteps:
@@ -131,7 +129,6 @@ async def ask_a_person(
     """Opens a manual review of a call that may have moved money and is not repeated: its channel
     may have forgotten its key, and then it would move money once more.
     """
-    log.error("attention", alert=True, kind=KEY_EXPIRED, payment_id=payment_id, subject=subject)
-    await ledger.open_manual_review(
+    await ask_for_review(
         tx, kind=KEY_EXPIRED, payment_id=payment_id, subject=subject, detail=detail, at=at
     )

@@ -14,7 +14,6 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
-from mesh.logs import get_logger
 from mesh.money import Money
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
@@ -33,9 +32,8 @@ from payment_rpc.domain.refund_snapshot import to_json
 from payment_rpc.domain.scan import ScanStep, ScanSubject, entries
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
+from payment_rpc.usecases.manual_reviews import ask_for_review
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message, refund_events
-
-log = get_logger()
 
 
 class RefundResults:
@@ -171,14 +169,7 @@ async def _save(
             at=at,
         )
     if decision.review_reason:
-        log.error(
-            "attention",
-            alert=True,
-            kind=decision.review_reason,
-            payment_id=payment.payment_id,
-            refund_id=refund.refund_id,
-        )
-        await ledger.open_manual_review(
+        await ask_for_review(
             tx,
             kind=decision.review_reason,
             payment_id=payment.payment_id,

@@ -22,6 +22,14 @@ _LEFT = (
 )
 
 MUTANTS = [
+    _mutant(
+        "store/ledger",
+        "test_surplus",
+        "a review that is there is no news",
+        old='(await tx.execute(_REVIEW, {"key": key})).first() is None',
+        new="True",
+        fails="test_a_surplus_in_another_currency_needs_a_person[sqlite]",
+    ),
     _surplus(
         "only what a surplus grew by is news",
         old="surplus if attempt.surplus is None else surplus - attempt.surplus",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mesh.errors import IdempotencyKeyReused, InvalidArgument, MeshError
 from mesh.money import Money, RequestedAmount
@@ -248,10 +249,13 @@ async def test_a_capture_is_not_sent_again_once_the_channel_took_more(world: Pay
     channel.unreachable = False
     [attempt] = await world.rows(ATTEMPT)
     channel.take(attempt["attempt_id"], "somebody else", cny(10), is_final=False)
-    await world.finish()
+    with capture_logs() as logged:
+        for _ in range(3):
+            await world.finish()
     assert [amount for _, amount in channel.captures] == [cny(30), cny(20)]
     await expect(world, held, S.AUTHORIZED, 30)
     assert {kind for kind, _ in await world.attention()} == {"CAPTURE_CONTRADICTED"}
+    assert [line["kind"] for line in logged if "alert" in line] == ["CAPTURE_CONTRADICTED"]
 
 
 async def test_a_refusal_of_a_call_that_outlived_its_lease_proves_nothing(

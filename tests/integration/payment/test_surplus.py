@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from mesh import failpoints
 from mesh.failpoints import FailpointRaised
@@ -142,8 +143,11 @@ async def test_a_surplus_in_another_currency_needs_a_person(world: PaymentWorld)
     channel = sells_by(world, Close.NEVER)
     _, attempt = await paid(world, channel)
     fact = replace(channel.fact(attempt.attempt_id), surplus=Money(500, "USD"))
-    await world.app.channel_results.apply(fact)
+    with capture_logs() as logged:
+        for _ in range(3):  # the channel says so at each question
+            await world.app.channel_results.apply(fact)
     assert await world.attention() == [("SURPLUS_PAID", attempt.attempt_id)]
+    assert [line["subject"] for line in logged if "alert" in line] == [attempt.attempt_id]
     assert await given_back(world) == []
     await settle(world, channel)
     await books_are_right(world)
