@@ -109,8 +109,9 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test's marker is its folder. Of the cases of a test that all run on SQLite, a share runs on
-    MariaDB, and of a test with the marker `drawn(n)` so many cases run; all of them do in the
-    proof, and when a test is named.
+    MariaDB; a test with the marker `one_database` and no other cases runs on one of the two; of a
+    test with the marker `drawn(n)` so many cases run. All of them do in the proof, and when a test
+    is named.
     """
     here = Path(__file__).parent
     for item in items:
@@ -119,25 +120,36 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(folder)
     if PROOF or any("::" in argument for argument in config.args):
         return
-    left_out = _not_drawn([item.nodeid for item in items]) | _cases_not_drawn(items)
+    left_out = _not_drawn(items)
+    # afterwards: among those that are left, or fewer than n might run
+    left_out |= _cases_not_drawn([item for item in items if item.nodeid not in left_out])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
     items[:] = [item for item in items if item.nodeid not in left_out]
 
 
-def _not_drawn(names: list[str]) -> set[str]:
-    """Of each test, the cases that run on MariaDB another time; at least one runs now."""
-    all_names = set(names)
+def _not_drawn(items: Sequence[pytest.Item]) -> set[str]:
+    """Of each test, the cases that run on MariaDB another time; at least one runs now. A test with
+    the marker `one_database` whose only case that is, on one of the two.
+    """
+    all_names = {item.nodeid for item in items}
     cases: dict[str, list[str]] = {}
-    for name in names:
+    on_one_database: set[str] = set()
+    for item in items:
+        name = item.nodeid
         if "mariadb" in name and name.replace("mariadb", "sqlite") in all_names:
-            cases.setdefault(name.partition("[")[0], []).append(name)
-    return {
-        name
-        for test, of_test in cases.items()
-        for name in random.Random(f"{SEED} {test}").sample(
-            of_test, len(of_test) - math.ceil(len(of_test) * DRAWN_SHARE)
-        )
-    }
+            test = name.partition("[")[0]
+            cases.setdefault(test, []).append(name)
+            if item.get_closest_marker("one_database") is not None:
+                on_one_database.add(test)
+    left_out: set[str] = set()
+    for test, of_test in cases.items():
+        chance = random.Random(f"{SEED} {test}")
+        if test in on_one_database and len(of_test) == 1:
+            left_out.add(chance.choice([of_test[0], of_test[0].replace("mariadb", "sqlite")]))
+        else:
+            count = len(of_test) - math.ceil(len(of_test) * DRAWN_SHARE)
+            left_out.update(chance.sample(of_test, count))
+    return left_out
 
 
 def _cases_not_drawn(items: Sequence[pytest.Item]) -> set[str]:
