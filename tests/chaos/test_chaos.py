@@ -30,7 +30,7 @@ from tests.support.processes import Processes
 from tools.servers import MariaDB, Redis, server_folder
 
 # in `make test`; start, rest and checks take two minutes more
-SECONDS = int(os.environ.get("PMTEST_CHAOS_SECONDS", "60"))
+SECONDS = int(os.environ.get("PMTEST_CHAOS_SECONDS", "30"))
 SECONDS_OF_PROOF = 3600
 WELL_AFTER_SECONDS = 5.0  # a 500 that comes later than this after a fault is a defect
 LAST_QUIET_SECONDS = 20.0  # traffic without faults at the end
