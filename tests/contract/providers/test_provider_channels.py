@@ -82,6 +82,7 @@ async def test_an_account_that_works_has_nothing_wrong(world):
     assert await world.channel.check(timeout_seconds=5) == ""
 
 
+@pytest.mark.drawn(12)
 @pytest.mark.parametrize(("kind", "more"), DOUBTFUL)
 async def test_a_checkout_without_an_answer_is_unknown_and_can_be_repeated(world, kind, more):
     await world.fault("checkout", kind, **more)
@@ -89,6 +90,7 @@ async def test_a_checkout_without_an_answer_is_unknown_and_can_be_repeated(world
     assert await world.money() == []
 
 
+@pytest.mark.drawn(12)
 @pytest.mark.parametrize(("kind", "more"), [*DOUBTFUL, ("status", {"status": 429})])
 async def test_a_question_without_an_answer_is_unknown(world, kind, more):
     await world.buy(ATTEMPT, TOTAL)
@@ -111,6 +113,7 @@ async def test_a_close_without_an_answer_is_unknown_and_the_next_one_knows(closi
     assert (closed.status, closed.amount) == (ChannelStatus.CLOSED, Money(TOTAL, closing.currency))
 
 
+@pytest.mark.drawn(12)
 @pytest.mark.parametrize(("kind", "more"), DOUBTFUL)
 async def test_a_refund_without_an_answer_is_unknown_and_moves_once(world, kind, more):
     await world.buy(ATTEMPT, TOTAL)

@@ -40,6 +40,9 @@ from tests.support.processes import Process, Processes
 
 ORDERS = "/api/v1/orders"
 LIST_ORDERS = "/paymesh.order.v1.OrderService/ListOrders"
+# What gateways do with a key does not depend on the database of merchant_rpc.
+pytestmark = pytest.mark.one_database
+
 HOME, AWAY = "203.0.113.7", "198.51.100.9"
 
 

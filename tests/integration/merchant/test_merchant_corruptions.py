@@ -35,6 +35,7 @@ async def test_nothing_is_wrong_before(stage: MerchantStage) -> None:
     assert await stage.found() == set()
 
 
+@pytest.mark.drawn(25)
 @pytest.mark.parametrize("damage", CORRUPTIONS)
 async def test_each_thing_that_somebody_changes_at_merchants_is_named(
     stage: MerchantStage, damage: str

@@ -104,7 +104,7 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flooded]:
         process.kill()
 
 
-@pytest.mark.drawn(10)
+@pytest.mark.drawn(5)
 @pytest.mark.parametrize("kind", [*KINDS, *NEVER_TAKEN])
 async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(
     flooded: Flooded, kind: str

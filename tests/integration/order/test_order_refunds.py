@@ -306,6 +306,7 @@ async def test_news_of_two_refunds_count_in_whatever_order_they_come(
     assert await app.stock_problems() == []
 
 
+@pytest.mark.one_database
 async def test_an_order_takes_a_hundred_refunds_and_refuses_one_more_by_name(
     app: OrderApp, order: Order
 ) -> None:

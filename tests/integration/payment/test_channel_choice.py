@@ -27,6 +27,9 @@ from tests.builders.channel_accounts import Accounts, accounts_in
 from tests.builders.order import buyer
 from tests.builders.payment import PaymentWorld, with_amount
 
+# Which channel is chosen does not depend on the database.
+pytestmark = pytest.mark.one_database
+
 
 @pytest.fixture
 async def accounts(world: PaymentWorld) -> AsyncIterator[Accounts]:

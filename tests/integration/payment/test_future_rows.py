@@ -101,6 +101,7 @@ async def test_a_lease_that_is_longer_than_any_is_cut_although_a_right_clock_wro
     assert attempt["lease_until"] <= now + timedelta(minutes=10, seconds=1)
 
 
+@pytest.mark.one_database
 async def test_a_refund_that_a_fast_clock_put_off_is_asked_for_again(world: PaymentWorld) -> None:
     payment = await world.charge(await world.order())
     ahead = world.clock.now() + AHEAD

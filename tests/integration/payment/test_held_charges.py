@@ -31,6 +31,9 @@ from tests.builders.holding_channel import HoldingChannel, holding
 from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld
 
+# What a held charge does does not depend on the database.
+pytestmark = pytest.mark.one_database
+
 MANUAL: dict[str, Any] = {"capture": CaptureMode.MANUAL}
 PM = "pm_1PqRsTuVwXyZ0123456789ab"
 BY_TOKEN: dict[str, Any] = {

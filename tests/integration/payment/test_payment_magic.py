@@ -27,6 +27,9 @@ from sandbox.misbehaviour import PAYMENTS, REFUNDS
 from tests.builders.payment import VISA, PaymentWorld, payment_world
 from tests.support.sandbox_server import API_KEY
 
+# What a channel answers does not depend on the database.
+pytestmark = pytest.mark.one_database
+
 PAGE = (Path(__file__).parents[3] / "docs" / "sandbox.md").read_text()
 ROWS = [
     [cell.strip().strip("`") for cell in line.strip("|\n").split("|")]
@@ -187,6 +190,7 @@ async def give_back(world: PaymentWorld, payment: Payment, amount: str = "") -> 
         await world.app.refunds.create_refund(command, CLERK)
 
 
+@pytest.mark.drawn(6)
 @pytest.mark.parametrize(
     ("digits", "name", "end"),
     [(digits, name, taken) for digits, name, taken, _ in PAYMENT_ROWS],
@@ -202,6 +206,7 @@ async def test_a_payment_whose_order_takes_it_ends_as_the_page_says(
     assert [kind for kind, _ in await world.attention()] == ATTENTION.get(name, [])
 
 
+@pytest.mark.drawn(6)
 @pytest.mark.parametrize(
     ("digits", "name", "end"),
     [(digits, name, cancelled) for digits, name, _, cancelled in PAYMENT_ROWS],
@@ -222,6 +227,7 @@ async def test_a_payment_whose_order_was_cancelled_ends_as_the_page_says(
         assert not any(owed.values())  # the fee came back with all of the money
 
 
+@pytest.mark.drawn(6)
 @pytest.mark.parametrize(
     ("digits", "end"),
     [(digits, end) for digits, _, end in REFUND_ROWS],
@@ -278,6 +284,7 @@ async def at_cashier(world: PaymentWorld, digits: int) -> Payment:
     return await world.cashier(await world.order(Money(10_000 + digits, "CNY").format()))
 
 
+@pytest.mark.drawn(4)
 @pytest.mark.parametrize(
     ("digits", "end"),
     [

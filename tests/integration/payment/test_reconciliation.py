@@ -121,6 +121,7 @@ def kinds_of(found: list[Difference]) -> list[str]:
     return [difference.finding.kind.value for difference in found]
 
 
+@pytest.mark.one_database
 @pytest.mark.timeout(300)
 async def test_twenty_planted_differences_in_two_hundred_lines_are_found_and_none_besides(
     world: PaymentWorld,

@@ -555,6 +555,7 @@ async def test_a_payment_takes_so_many_refunds_and_refuses_one_more_by_name(
     assert (order.refunded.format(), order.refund_status.value) == ("0.10", "PARTIAL")
 
 
+@pytest.mark.one_database
 async def test_a_payment_with_hundreds_of_refunds_of_before_still_tells_its_order_everything(
     world: PaymentWorld, line: RefundLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

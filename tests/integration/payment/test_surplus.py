@@ -47,6 +47,7 @@ async def books_are_right(world: PaymentWorld) -> None:
     assert await world.ledger_problems() == []
 
 
+@pytest.mark.one_database
 async def test_what_was_paid_too_much_goes_back_by_itself_and_the_order_stays_paid(
     world: PaymentWorld,
 ) -> None:
@@ -64,6 +65,7 @@ async def test_what_was_paid_too_much_goes_back_by_itself_and_the_order_stays_pa
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_a_surplus_that_grows_goes_back_once_however_often_and_disordered_it_is_told(
     world: PaymentWorld,
 ) -> None:
@@ -82,6 +84,7 @@ async def test_a_surplus_that_grows_goes_back_once_however_often_and_disordered_
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_another_part_of_what_came_may_count_as_the_capture(world: PaymentWorld) -> None:
     """An attempt with two pages that were both paid: the channel names one of them."""
     channel = sells_by(world, Close.NEVER)
@@ -96,6 +99,7 @@ async def test_another_part_of_what_came_may_count_as_the_capture(world: Payment
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_late_money_and_its_surplus_both_go_back(world: PaymentWorld) -> None:
     channel = sells_by(world, Close.KNOWN)
     _, payment, attempt = await begun(world)
@@ -126,6 +130,7 @@ async def test_a_surplus_is_booked_with_its_refund_or_not_at_all(world: PaymentW
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_of_very_many_surpluses_the_last_wait_for_a_person(world: PaymentWorld) -> None:
     channel = sells_by(world, Close.NEVER)
     _, attempt = await paid(world, channel)
@@ -139,6 +144,7 @@ async def test_of_very_many_surpluses_the_last_wait_for_a_person(world: PaymentW
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_a_surplus_in_another_currency_needs_a_person(world: PaymentWorld) -> None:
     channel = sells_by(world, Close.NEVER)
     _, attempt = await paid(world, channel)
@@ -153,6 +159,7 @@ async def test_a_surplus_in_another_currency_needs_a_person(world: PaymentWorld)
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_a_surplus_that_cannot_go_back_needs_a_person_and_is_not_lost_when_it_left_after_all(
     world: PaymentWorld,
 ) -> None:
@@ -175,6 +182,7 @@ async def test_a_surplus_that_cannot_go_back_needs_a_person_and_is_not_lost_when
     await books_are_right(world)
 
 
+@pytest.mark.one_database
 async def test_a_conflict_is_decided_beside_its_surplus(world: PaymentWorld) -> None:
     channel = sells_by(world, Close.NEVER)
     _, payment, attempt = await begun(world)

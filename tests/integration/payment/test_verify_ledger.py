@@ -291,6 +291,7 @@ TAMPERED = [
 ]
 
 
+@pytest.mark.drawn(10)
 @pytest.mark.parametrize(
     ("what", "statement", "invariant"),
     TAMPERED,

@@ -151,6 +151,7 @@ async def test_one_row_that_nobody_can_read_hides_none_of_the_others(stage: Stag
     } <= found
 
 
+@pytest.mark.drawn(8)
 @pytest.mark.parametrize(
     ("table", "damage", "what"),
     [

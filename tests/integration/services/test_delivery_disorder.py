@@ -489,6 +489,7 @@ async def expected(tmp_path: Path) -> dict[str, list[str]]:
 _EXPECTED: dict[str, list[str]] = {}
 
 
+@pytest.mark.one_database
 async def test_every_message_three_times_and_in_disorder_comes_to_the_same_end(
     expected: dict[str, list[str]],
     database_url_factory: Factory,
@@ -520,6 +521,7 @@ async def test_every_message_three_times_and_in_disorder_comes_to_the_same_end(
                 }
 
 
+@pytest.mark.one_database
 async def test_a_day_without_order_rpc_comes_to_the_same_end(
     expected: dict[str, list[str]], database_url_factory: Factory, tmp_path: Path
 ) -> None:
