@@ -17,6 +17,13 @@ def _mutant(sentence: str, test: str, path: str, old: str, new: str) -> Mutant:
 
 MUTANTS = [
     _mutant(
+        "what is sent to stripe is what its document takes",
+        "test_stripe_requests.py::test_every_operation_of_the_adapter_is_in_the_document",
+        f"{_STRIPE}/channel.py",
+        '"/v1/payment_intents", [("limit", "1")]',
+        '"/v1/payment_intents", [("limit", "one")]',
+    ),
+    _mutant(
         "what a buyer was never shown is opened again",
         f"{_MONEY}::test_what_a_lost_answer_had_for_the_buyer_is_shown_to_the_same_call"
         "[sqlite-wechat]",
