@@ -149,6 +149,7 @@ ATTEMPT = Table(
     Column("surplus_minor", BigInteger, nullable=False, server_default="0"),
     Column("watch_until", UtcMillis, nullable=True),
     Column("capture_keeps_rest", Boolean, nullable=False, server_default="0"),
+    Column("capture_began_at", UtcMillis, nullable=True),
     CheckConstraint(one_of("state", AttemptState), name="state"),
     CheckConstraint(
         "(capture_minor IS NULL) = (capture_id = '') AND "

@@ -124,6 +124,8 @@ class Attempt:
         capture_amount: how much that capture takes, None while none is intended.
         capture_sends: how often that capture was sent.
         capture_keeps_rest: what that capture does not take stays held.
+        capture_began_at: when that capture was sent for the first time, by our clock; None while
+            none is intended, and for one of code older than this field.
     """
 
     attempt_id: str
@@ -150,6 +152,7 @@ class Attempt:
     surplus: Money | None = None
     watch_until: datetime | None = None
     capture_keeps_rest: bool = False
+    capture_began_at: datetime | None = None
 
     @classmethod
     def start(
@@ -270,6 +273,7 @@ class Attempt:
             capture_amount=amount,
             capture_sends=self.capture_sends + 1,
             capture_keeps_rest=keeps_rest,
+            capture_began_at=at if is_first else self.capture_began_at,
             lease_until=at + lease,
             next_query_at=at + pause,
             queries=0 if is_first else self.queries,  # it was asked about while it was held
@@ -283,6 +287,7 @@ class Attempt:
             capture_amount=None,
             capture_sends=0,
             capture_keeps_rest=False,
+            capture_began_at=None,
             lease_until=at,
             next_query_at=at,
         )

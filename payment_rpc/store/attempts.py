@@ -200,6 +200,7 @@ def attempt_of(row: Row[Any]) -> Attempt:
         watch_until=row.watch_until,
         surplus=Money(row.surplus_minor, row.captured_currency) if row.surplus_minor else None,
         capture_keeps_rest=row.capture_keeps_rest,
+        capture_began_at=row.capture_began_at,
     )
 
 

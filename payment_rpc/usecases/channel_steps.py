@@ -51,14 +51,16 @@ class ChannelSteps:
             failpoint("payment.channel.after_intention")
         return begun
 
-    async def repeat_capture(self, attempt: Attempt) -> Attempt | None:
+    async def repeat_capture(self, attempt: Attempt, capabilities: Capabilities) -> Attempt | None:
         """Commits that a capture whose answer was lost is sent once more, under its key. None when
         it has a result, another one was begun, its payment is being closed, or somebody else is at
-        it.
+        it. None too once the channel may have forgotten the key: then a person looks at it.
         """
-        return await self._db.run(self._repeat_capture, attempt)
+        return await self._db.run(self._repeat_capture, attempt, capabilities)
 
-    async def _repeat_capture(self, tx: AsyncConnection, seen: Attempt) -> Attempt | None:
+    async def _repeat_capture(
+        self, tx: AsyncConnection, seen: Attempt, capabilities: Capabilities
+    ) -> Attempt | None:
         now = self._clock.now()
         payment = await payments.lock_payment(tx, seen.payment_id)
         present = await attempts.get_attempt(tx, seen.attempt_id)
@@ -69,6 +71,17 @@ class ChannelSteps:
             or present.capture_id != seen.capture_id
             or present.lease_until > now
         ):
+            return None
+        # one of older code does not say when it was sent first: not before its attempt
+        began_at = present.capture_began_at or present.created_at
+        if not capabilities.may_repeat(since=began_at, at=now):
+            await ask_a_person(
+                tx,
+                payment_id=present.payment_id,
+                subject=present.capture_id,
+                detail=f"a capture of {present.capture_amount} has no result",
+                at=now,
+            )
             return None
         begun = present.begin_capture(
             present.capture_amount,

@@ -132,7 +132,7 @@ class Polling:
         """Sends a capture whose answer was lost once more, under its key, unless somebody is at it
         or the payment is being closed. That it took nothing now says nothing of the first time.
         """
-        begun = await self._steps.repeat_capture(attempt)
+        begun = await self._steps.repeat_capture(attempt, channel.capabilities)
         if begun is None or begun.capture_amount is None:
             return held
         fact = await scan_log.run(

@@ -21,6 +21,10 @@ def _several(test: str) -> str:
     return f"{_SEVERAL}.py::{test}[sqlite]"
 
 
+def _keys(test: str) -> str:
+    return f"test_capture_keys.py::{test}[sqlite]"
+
+
 def _parts(test: str) -> str:
     return f"{_PARTS}.py::{test}"
 
@@ -157,6 +161,35 @@ MUTANTS = [
         new="",
         fails=_several(
             "test_a_part_that_did_not_arrive_is_sent_again_under_its_key_and_keeps_the_rest"
+        ),
+    ),
+    _steps(
+        "a capture is repeated only as long as its channel knows its key",
+        old="if not capabilities.may_repeat(since=began_at, at=now):",
+        new="if False:",
+        fails=_keys(
+            "test_a_capture_whose_key_may_be_forgotten_is_asked_about_and_a_person_looks_at_it"
+        ),
+    ),
+    _steps(
+        "the age of a capture is not that of its hold",
+        old="present.capture_began_at or present.created_at",
+        new="present.created_at",
+        fails=_keys("test_a_capture_is_sent_again_as_long_as_its_key_is_known"),
+    ),
+    _steps(
+        "a capture of which nobody knows when it was sent is as old as its attempt",
+        old="present.capture_began_at or present.created_at",
+        new="present.capture_began_at or now",
+        fails=_keys("test_a_capture_that_older_code_sent_is_as_old_as_its_attempt"),
+    ),
+    _mutant(
+        "domain/attempt",
+        "the key of a capture that is repeated grows no younger",
+        old="at if is_first else self.capture_began_at",
+        new="at",
+        fails=_keys(
+            "test_a_capture_whose_key_may_be_forgotten_is_asked_about_and_a_person_looks_at_it"
         ),
     ),
     _polling(

@@ -294,9 +294,10 @@ async def test_a_capture_is_repeated_by_who_saw_it(world: PaymentWorld) -> None:
     channel.unreachable = True
     await capture(world, held, "20.00")
     world.clock.advance(LEASE_SECONDS + 1)
-    assert await world.app.polling._steps.repeat_capture(seen) is None
+    steps = world.app.polling._steps
+    assert await steps.repeat_capture(seen, channel.capabilities) is None
     [present] = await world.db.read(attempts.attempts_of, held.payment_id)
-    assert await world.app.polling._steps.repeat_capture(present) is not None
+    assert await steps.repeat_capture(present, channel.capabilities) is not None
 
 
 async def test_old_news_of_a_hold_take_nothing_back_and_count_nothing_again(
