@@ -69,10 +69,12 @@ async def test_identifiers_are_compared_byte_by_byte_on_mariadb(
 
 
 def test_a_fresh_mariadb_database_costs_little(mariadb_server: MariaDB) -> None:
-    began = time.perf_counter()
+    seconds = []
     for _ in range(10):
+        began = time.perf_counter()
         mariadb_server.drop_database(mariadb_server.create_database())
-    assert (time.perf_counter() - began) / 10 < 0.1
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.1  # what others do meanwhile only adds to it
 
 
 def test_a_database_is_dropped_although_a_test_left_a_transaction_open(

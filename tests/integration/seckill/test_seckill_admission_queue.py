@@ -24,7 +24,7 @@ async def test_a_line_that_is_dropped_while_a_consumer_waits_for_it_is_empty(
     line = AdmissionQueue(redis, Scripts(redis))
     try:
         await redis.xgroup_create(KEYS.queue, GROUP, "0", mkstream=True)
-        waiting = asyncio.create_task(line.read(KEYS, "c", count=10, block_ms=1000))
+        waiting = asyncio.create_task(line.read(KEYS, "c", count=10, block_ms=4000))
         async with asyncio.timeout(5):
             while not int((await redis.info("clients"))["blocked_clients"]):
                 assert not waiting.done()
