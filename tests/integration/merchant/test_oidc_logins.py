@@ -44,6 +44,8 @@ from tests.support.oidc_issuer import (
     oidc_issuer,
 )
 
+pytestmark = pytest.mark.one_database
+
 DISCOVERY = "/.well-known/openid-configuration"
 
 

@@ -22,6 +22,8 @@ from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.payment_steps import DAY_SECONDS, TODAY
 
+pytestmark = pytest.mark.one_database
+
 FEES = ("FEE", "FEE_RETURNED")
 
 

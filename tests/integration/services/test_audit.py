@@ -23,6 +23,8 @@ from tests.builders.order import ADMIN
 from tests.builders.payment import PaymentWorld
 from tests.support.sandbox_server import API_KEY
 
+pytestmark = pytest.mark.one_database
+
 ORDERS, RESERVATION, STOCK, ITEM = (
     order_tables.ORDERS,
     order_tables.RESERVATION,

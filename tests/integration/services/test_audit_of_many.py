@@ -29,6 +29,8 @@ from tests.builders.audit import a_day_of_trade
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.support.databases import create_tables
 
+pytestmark = pytest.mark.one_database
+
 METADATA: dict[str, MetaData] = {
     "payment_rpc": of_payments.metadata,
     "order_rpc": of_orders.metadata,
