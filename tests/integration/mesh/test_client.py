@@ -275,9 +275,9 @@ async def test_a_call_gets_the_methods_timeout_or_less_and_what_is_left_of_our_o
 ) -> None:
     async with mesh_of(world, Echo()) as mesh:
         assert 1500 < (await mesh.stub.Browse(EchoRequest())).remaining_ms <= 3000
-        assert (await mesh.stub.Browse(EchoRequest(), timeout=0.9)).remaining_ms <= 900
-        with calling(timeout_seconds=0.9):
-            assert (await mesh.stub.Browse(EchoRequest())).remaining_ms <= 881
+        assert (await mesh.stub.Browse(EchoRequest(), timeout=0.5)).remaining_ms <= 500
+        with calling(timeout_seconds=0.5):
+            assert (await mesh.stub.Browse(EchoRequest())).remaining_ms <= 481
 
 
 async def test_no_caller_makes_a_deadline_longer_than_its_methods(world: World) -> None:
