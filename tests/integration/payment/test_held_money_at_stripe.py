@@ -15,7 +15,7 @@ from payment_rpc.channels.stripe.credentials import parse
 from payment_rpc.domain.payment import PaymentState
 from tests.builders.audit import at_rest, audited
 from tests.builders.gateway import World, gateway_world, refused
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import LEASE_SECONDS, PaymentWorld, payment_world
 from tests.support.simulated_stripe import CONFIG, SimulatedStripe, simulated_stripe
 
 
@@ -103,6 +103,22 @@ async def test_money_is_held_captured_in_part_and_refunded_and_the_books_agree(
         ("void", "40.00"),
         ("refund", "25.00"),
     ]
+    assert await audited(shop.world, strict=True, channel=False) == []
+
+
+async def test_what_is_let_go_is_not_captured_any_more(shop: Shop) -> None:
+    order = await shop.world.order("100.00", currency="USD")
+    clerk = shop.gateway.token("clerk", roles=("merchant",))
+    held = await shop.charge(order, 200, capture="MANUAL")
+    about = f"/payments/{held['payment_id']}"
+    shop.world.clock.advance(LEASE_SECONDS + 1)  # else the charge might still be under way
+    gone = await shop.post(f"{about}/void", clerk, 200)
+    assert (gone["state"], gone["captured"], gone["capturable"]) == ("CLOSED", "0.00", "0.00")
+    assert await shop.post(f"{about}/void", clerk, 200) == gone
+    late = await shop.gateway.call("POST", f"/api/v1{about}/capture", token=clerk, json={})
+    refused(late, 409, "PAYMENT_STATE_INVALID")
+    await at_rest(shop.world)
+    assert [kind for kind, *_ in shop.simulated.moved()] == ["authorize", "void"]
     assert await audited(shop.world, strict=True, channel=False) == []
 
 
