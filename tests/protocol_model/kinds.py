@@ -175,14 +175,19 @@ def _attempt(world: World, a: int, out: list[Move], *, has_room: bool) -> None:
         out.append(("lease ends", True, _end_lease, (a,)))
     known, is_open = attempt.at_channel, attempt.state in OPEN
     is_news = known is AtChannel.CAPTURED or (is_open and known not in (*_WAITS, AtChannel.NOTHING))
-    if is_news and not attempt.captured:
+    is_news = is_news and not attempt.captured
+    if is_news and not world.scenario.unheard:
         out.append(("channel calls back", True, call_back, (a,)))
-    if not is_open or not has_room:
+    if not has_room:
+        return
+    if not is_open:
+        _watch(world, a, out, is_news=is_news)
         return
     if not any(call[:2] == ("ask", a) for call in world.calls):
         is_unknown = not attempt.named and attempt.state is not A.PENDING
-        repairs = not attempt.leased and (
-            known is AtChannel.APPROVED or (is_unknown and world.scenario.kind in _LOSES)
+        repairs = (is_news and world.scenario.unheard) or (
+            not attempt.leased
+            and (known is AtChannel.APPROVED or (is_unknown and world.scenario.kind in _LOSES))
         )
         out.append(("worker queries", repairs, _begin, ("ask", a, attempt.named, False)))
     if world.payments[attempt.payment].state is S.CLOSING:
@@ -193,6 +198,16 @@ def _attempt(world: World, a: int, out: list[Move], *, has_room: bool) -> None:
         and attempt.state is not A.PENDING
     ):
         out.append(("client's retry sends again", False, payment_rpc.send_again, (a,)))
+
+
+def _watch(world: World, a: int, out: list[Move], *, is_news: bool) -> None:
+    """What may be paid for ever is asked about after its result, as long as the channel sees it.
+    Only a question that learns something is a step.
+    """
+    is_watched = world.scenario.kind is Close.NEVER and world.rules.watched
+    if is_news and is_watched and not _is_called(world, "ask", a):
+        named = world.attempts[a].named
+        out.append(("worker watches", True, _begin, ("ask", a, named, False)))
 
 
 def _closing(world: World, a: int, attempt: Attempt, out: list[Move]) -> None:

@@ -90,6 +90,7 @@ _REVIVE = Scenario(
 _SHIP = Scenario(payments=1, calls=1, merchant_refunds=1, ships=True, answers=_CAPTURED)
 _TWICE = Scenario(payments=1, late_captures=True, duplicates=True, answers=_DECLINED)
 _KNOWN = Scenario(payments=1, calls=2, kind=Close.KNOWN, resends=True)
+_UNHEARD = Scenario(payments=1, calls=1, kind=Close.NEVER, unheard=True)
 _PROMISE = Scenario(payments=1, calls=2, kind=Close.PROMISE)
 
 CAUGHT_IN: dict[str, tuple[Scenario, int]] = {
@@ -137,6 +138,7 @@ CAUGHT_IN: dict[str, tuple[Scenario, int]] = {
     "over_refund": (_REFUNDS, 19),
     "bounce_unheard": (_REFUNDS, 27),
     "same_step_key": (_PROMISE, 1109),
+    "watched": (_UNHEARD, 256),
 }
 
 

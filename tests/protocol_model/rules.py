@@ -161,6 +161,10 @@ class Rules:
         "transaction that closes it."
     )
     same_step_key: bool = _rule("A step of ours is repeated under the same key.")
+    watched: bool = _rule(
+        "An attempt that may be paid for ever is asked about after it was closed here: the message "
+        "about its money may be lost."
+    )
     # behind others: no end state shows one of these alone (see mutants)
     settled_once: bool = _rule("payment_rpc carries out the first disposition of a payment only.")
     auto_unique: bool = _rule("The request id auto:<payment_id> is unique.")

@@ -60,6 +60,7 @@ class Scenario:
     parts: bool = False  # the shop captures it in several parts, one unit each but for the last
     punctual: bool = False
     kind: Close | None = None
+    unheard: bool = False  # with `kind`: the channel's messages get lost, all of them
 
 
 SMALL: dict[str, Scenario] = {  # a few thousand states each: whole in every run
@@ -158,6 +159,8 @@ LARGE: dict[str, Scenario] = {
 for kind in (Close.KNOWN, Close.PROMISE, Close.DEADLINE, Close.NEVER):
     SMALL[kind.lower()] = Scenario(payments=1, kind=kind, calls=1, resends=True, late_captures=True)
     LARGE[f"{kind.lower()} at once"] = Scenario(payments=1, kind=kind, calls=3, resends=True)
+SMALL["never, unheard"] = Scenario(payments=1, kind=Close.NEVER, calls=1, unheard=True)
+LARGE["never, unheard, two payments"] = Scenario(kind=Close.NEVER, unheard=True)
 SCENARIOS = SMALL | LARGE
 
 
