@@ -28,8 +28,6 @@ from order_rpc.domain.order import OrderState
 from order_rpc.tables import ORDERS, PRODUCT
 from tests.builders.order import RunningOrderRpc, running_order_rpc
 
-pytestmark = pytest.mark.one_database
-
 
 @pytest.fixture
 async def server(database_url: str) -> AsyncIterator[RunningOrderRpc]:

@@ -27,8 +27,6 @@ from tests.builders.order import ADMIN, merchant
 from tests.builders.payment import PaymentWorld
 from tests.builders.statements import DAY
 
-pytestmark = pytest.mark.one_database
-
 BEGINS, ENDS = (moment.astimezone(UTC) for moment in DAY.bounds(date(2026, 11, 20)))
 MILLISECOND = timedelta(milliseconds=1)
 MOMENTS = {

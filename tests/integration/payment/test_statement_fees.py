@@ -22,8 +22,6 @@ from payment_rpc.usecases.refund_start import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.payment_steps import DAY_SECONDS, TODAY
 
-pytestmark = pytest.mark.one_database
-
 FEES = ("FEE", "FEE_RETURNED")
 
 

@@ -25,8 +25,6 @@ from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.payment_steps import DAY_SECONDS, TODAY
 from tests.builders.statements import statement
 
-pytestmark = pytest.mark.one_database
-
 AT = "2026-11-20T20:00:00.000+08:00"
 
 

@@ -32,8 +32,6 @@ from tests.builders.order import ADMIN
 from tests.builders.payment import PRICE, PaymentWorld, payment_world
 from tests.builders.payment_steps import RefundLine, paid, refund, spend, top_up
 
-pytestmark = pytest.mark.one_database
-
 
 @pytest.fixture
 async def world(
